@@ -1,0 +1,263 @@
+"""Convolution: a bank of filters slides over a map; groups, stride, padding, dilation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from matconvnet.blocks._init import gaussian_filters
+from matconvnet.blocks._checks import check_map, check_projection, check_same
+from matconvnet.layer import Filter
+from matconvnet.layout import array_api, hwcn, nchw
+from matconvnet.window import Pad4, Size2, output_size, pair, quad
+
+Ders3 = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+@array_api
+def conv(
+    x: Tensor,
+    f: Tensor | None,
+    b: Tensor | None = None,
+    *,
+    stride: Size2 = 1,
+    pad: Pad4 = 0,
+    dilate: Size2 = 1,
+) -> Tensor:
+    """Correlate `x` with every filter of the bank `f` (filters are not flipped) and add a bias.
+
+        y[i,j,k,n] = b[k] + sum over a,c,e of
+                     f[a,c,e,k] * x[i*sy + a*dy - top, j*sx + c*dx - left, g*FC + e, n]
+
+    with x = 0 outside the map, and g = k // (K/G) the group of filter k. The number of groups
+    G = C / FC follows from the shapes.
+
+    Args:
+        x: H x W x C x N map of floats.
+        f: FH x FW x FC x K filters; FC divides C, G divides K. None: no filtering, y is x
+            subsampled by `stride` (plus bias), K = C.
+        b: K biases in any shape, or None.
+        stride: (vertical, horizontal) step, in pixels; one number serves both.
+        pad: zeros at (top, bottom, left, right), in pixels; one number serves all.
+        dilate: (vertical, horizontal) distance of the taps, in pixels.
+
+    Returns: Y x X x K x N with Y = (H + top + bottom - ((FH-1)*dy + 1)) // sy + 1.
+
+    Raises:
+        TypeError: types or devices differ.
+        ValueError: shapes that do not fit, a stride or dilation < 1, a pad < 0.
+
+    Source: vl_nnconv; MatConvNet manual, "Convolution".
+    """
+    x4 = check_map(x)
+    g = _geometry(x4, f, b, stride, pad, dilate)
+    if f is None:
+        y = _padded(x4, g)[:: g.stride[0], :: g.stride[1]]
+        return y.clone() if b is None else y + b.reshape(-1, 1)
+    f4 = check_map(f, "f")
+    if x4.shape[3] == 0:
+        return x4.new_empty(g.output)
+    bias = None if b is None else b.reshape(-1)
+    if g.is_full:
+        y = F.linear(_flat(x4), _flat(f4), bias)
+        return y.t().reshape(g.output)
+    x_nchw = nchw(_padded(x4, g))
+    return hwcn(F.conv2d(x_nchw, nchw(f4), bias, g.stride, g.kernel_pad, g.dilate, g.groups))
+
+
+@array_api
+def conv_backward(
+    x: Tensor,
+    f: Tensor | None,
+    b: Tensor | None,
+    dzdy: Tensor,
+    *,
+    stride: Size2 = 1,
+    pad: Pad4 = 0,
+    dilate: Size2 = 1,
+    der_data: bool = True,
+    der_filters: bool = True,
+    der_biases: bool = True,
+) -> Ders3:
+    """Derivatives of `conv` projected on `dzdy`: (dzdx, dzdf, dzdb).
+
+        dzdb[k]       = sum over i,j,n of dzdy[i,j,k,n]
+        dzdf[a,c,e,k] = sum over i,j,n of dzdy[i,j,k,n] * (the x that f[a,c,e,k] met there)
+        dzdx[u,v,d,n] = sum over all i,j,a,c,k that read x[u,v,d,n] of dzdy[i,j,k,n] * f[a,c,e,k]
+
+    Args:
+        x, f, b, stride, pad, dilate: as in `conv`.
+        dzdy: shape of the output of `conv`.
+        der_data, der_filters, der_biases: which derivatives are wanted.
+
+    Returns: derivatives with the shapes of `x`, `f`, `b`; None for an absent or unwanted one.
+    Raises: as `conv`; ValueError, if `dzdy` has not the shape of the output.
+    Source: vl_nnconv.
+    """
+    x4 = check_map(x)
+    g = _geometry(x4, f, b, stride, pad, dilate)
+    dzdy = check_projection(dzdy, g.output, x)
+    der_filters, der_biases = der_filters and f is not None, der_biases and b is not None
+    empty = x4.shape[3] == 0
+    dzdx = dzdf = dzdb = None
+    if der_biases and b is not None:
+        dzdb = dzdy.sum((0, 1, 3)).reshape(b.shape)
+    if f is None:
+        if der_data:
+            padded = _padded(x4, g).new_zeros(g.padded)
+            padded[:: g.stride[0], :: g.stride[1]] = dzdy
+            dzdx = _unpadded(padded, g, x4).reshape(x.shape)
+        return dzdx, None, dzdb
+    f4 = check_map(f, "f")
+    if empty:
+        dzdx = torch.zeros_like(x) if der_data else None
+        return dzdx, torch.zeros_like(f) if der_filters else None, dzdb
+    if g.is_full:
+        p = dzdy.reshape(g.output[2], -1)  # K x N
+        if der_filters:
+            fh, fw, fc, k = f4.shape
+            dzdf = (p @ _flat(x4)).reshape(k, fh, fw, fc).permute(1, 2, 3, 0)
+        if der_data:
+            h, w, c, n = x4.shape
+            dzdx = (p.t() @ _flat(f4)).reshape(n, h, w, c).permute(1, 2, 3, 0)
+    elif der_data or der_filters:
+        der_x, der_f, _ = torch.ops.aten.convolution_backward(
+            nchw(dzdy), nchw(_padded(x4, g)), nchw(f4), None, g.stride, g.kernel_pad, g.dilate,
+            False, (0, 0), g.groups, (der_data, der_filters, False),
+        )  # fmt: skip
+        dzdx = _unpadded(hwcn(der_x), g, x4) if der_data else None
+        dzdf = hwcn(der_f) if der_filters else None
+    dzdx = None if dzdx is None else dzdx.reshape(x.shape)
+    return dzdx, None if dzdf is None else dzdf.reshape(f.shape), dzdb
+
+
+class Geometry(NamedTuple):
+    """What the arguments of a convolution amount to."""
+
+    output: tuple[int, int, int, int]
+    padded: tuple[int, int, int, int]
+    stride: tuple[int, int]
+    pad: tuple[int, int, int, int]
+    dilate: tuple[int, int]
+    groups: int
+    kernel_pad: tuple[int, int]
+    """The padding that is left to the kernel: all of it, where it is symmetric."""
+    is_full: bool
+    """The filters cover the whole map: one matrix product, far faster than a convolution kernel."""
+
+
+def _geometry(x: Tensor, f: Tensor | None, b: Tensor | None, stride, pad, dilate) -> Geometry:
+    check_same(x, f=f, b=b)
+    strides, pads, taps = pair(stride, "stride"), quad(pad, "pad"), pair(dilate, "dilate")
+    h, w, c, n = x.shape
+    if f is None:
+        if taps != (1, 1):
+            raise ValueError(f"dilate is {dilate}; wanted 1 where there are no filters")
+        fh, fw, k, groups = 1, 1, c, 1
+    else:
+        if f.numel() == 0:
+            raise ValueError(f"f has shape {tuple(f.shape)}; wanted no axis of size 0 (or f=None)")
+        fh, fw, fc, k = check_map(f, "f").shape
+        if c == 0 or c % fc != 0:
+            raise ValueError(f"f has {fc} input channels, x has {c}; wanted a divisor of {c}")
+        groups = c // fc
+        if k % groups != 0:
+            raise ValueError(
+                f"f has {k} filters for {groups} groups of channels (x has {c} channels, f {fc}); "
+                f"wanted a multiple of {groups}"
+            )
+    if b is not None and b.numel() != k:
+        raise ValueError(f"b has {b.numel()} elements, shape {tuple(b.shape)}; wanted {k}")
+    top, bottom, left, right = pads
+    padded = (h + top + bottom, w + left + right, c, n)
+    extent = ((fh - 1) * taps[0] + 1, (fw - 1) * taps[1] + 1)
+    y, x_ = (output_size(padded[i], extent[i], strides[i]) for i in range(2))
+    if y < 1 or x_ < 1:
+        raise ValueError(
+            f"the filters extend over {extent} pixels, the padded map has {padded[:2]}; "
+            "wanted filters no larger than the padded map"
+        )
+    is_full = f is not None and groups == 1 and (fh, fw) == padded[:2] == (h, w) and taps == (1, 1)
+    symmetric = f is not None and (top, left) == (bottom, right)
+    kernel_pad = (top, left) if symmetric else (0, 0)
+    return Geometry((y, x_, k, n), padded, strides, pads, taps, groups, kernel_pad, is_full)
+
+
+def _flat(t: Tensor) -> Tensor:
+    """H x W x C x N as a matrix N x H*W*C; a view of channels-last memory."""
+    return t.permute(3, 0, 1, 2).reshape(t.shape[3], -1)
+
+
+def _padded(x: Tensor, g: Geometry) -> Tensor:
+    """`x` with the padding that the kernel will not add."""
+    if any(g.kernel_pad) or not any(g.pad):
+        return x
+    top, bottom, left, right = g.pad
+    return hwcn(F.pad(nchw(x), (left, right, top, bottom)))
+
+
+def _unpadded(der: Tensor, g: Geometry, x: Tensor) -> Tensor:
+    """The part of the derivative of `_padded(x)` that belongs to `x`."""
+    if der.shape == x.shape:
+        return der
+    return der[g.pad[0] : g.pad[0] + x.shape[0], g.pad[2] : g.pad[2] + x.shape[1]]
+
+
+@dataclass(frozen=True)
+class Conv(Filter):
+    """Layer form of `conv`. `size` (FH, FW, FC, K) is what new filters are drawn with."""
+
+    type_name, param_names = "conv", ("filters", "biases")
+    dilate: Size2 = field(default=1, kw_only=True)
+    size: Sequence[int] | None = field(default=None, kw_only=True)
+    has_bias: bool = field(default=True, kw_only=True)
+    struct_names = {"size": None, "has_bias": None}  # noqa: RUF012
+
+    def init_params(self, generator=None):
+        """Gaussian filters of deviation sqrt(2 / (FH*FW*FC)); zero biases."""
+        size = self.size
+        if size is None:
+            raise ValueError("Conv has no size; wanted size=(FH, FW, FC, K) to draw filters")
+        return gaussian_filters(size, size[2], size[3] if self.has_bias else 0, generator)
+
+    def _options(self):
+        return {"stride": self.stride, "pad": self.pad, "dilate": self.dilate}
+
+    def forward(self, inputs, params, ctx):
+        """See `conv`."""
+        return (conv(inputs[0], *params, **self._options()),), None
+
+    def backward(self, call, der_outputs):
+        """See `conv_backward`."""
+        ders = conv_backward(
+            call.inputs[0], *call.params, der_outputs[0], **self._options(), der_data=call.wanted[0]
+        )
+        return ders[:1], ders[1:]
+
+    def window(self, param_shapes):
+        """Extent of the dilated filters."""
+        fh, fw = _filter_shape(param_shapes)[:2]
+        dy, dx = pair(self.dilate, "dilate")
+        return (max(fh, 1) - 1) * dy + 1, (max(fw, 1) - 1) * dx + 1
+
+    def output_sizes(self, sizes, param_shapes):
+        """The size of the windows' grid; the channels are the number of filters."""
+        (y, x, c, n) = super().output_sizes(sizes, param_shapes)[0]
+        return ((y, x, _filter_shape(param_shapes)[3] or c, n),)
+
+    def multiply_adds(self, sizes, param_shapes):
+        """One per output element and filter tap."""
+        fh, fw, fc, _ = _filter_shape(param_shapes)
+        y, x, k, n = self.output_sizes(sizes, param_shapes)[0]
+        return y * x * k * n * fh * fw * fc
+
+
+def _filter_shape(param_shapes: Sequence[Sequence[int] | None]) -> tuple[int, int, int, int]:
+    shape = param_shapes[0]
+    if shape is None:
+        return 0, 0, 0, 0
+    fh, fw, fc, k = (*shape, 1, 1, 1)[:4]
+    return fh, fw, fc, k

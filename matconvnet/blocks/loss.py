@@ -1,0 +1,203 @@
+"""Losses: one number that compares the scores of all pixels with their labels; ten kinds."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from matconvnet.blocks._checks import acc_dtype, check_map
+from matconvnet.blocks._loss_kinds import KINDS, Kind
+from matconvnet.blocks._math import (
+    check_labels,
+    check_scalar_projection,
+    check_weights,
+    number,
+)
+from matconvnet.layer import Layer
+from matconvnet.layout import array_api, as4d, from_pixels, pixels
+from matconvnet.window import integers
+
+
+@array_api
+def loss(
+    x: Tensor,
+    c: Tensor,
+    *,
+    loss: str = "softmaxlog",
+    instance_weights: Tensor | float | None = None,
+    threshold: float = 0.0,
+    top_k: int = 5,
+) -> Tensor:
+    """Compare the scores `x` with the labels `c`; the sum over all labels, never a mean.
+
+        y = sum over labels of w * t,  w = instance_weights (or 1), no term for ignored labels
+
+    With x_c the score of the labelled class, [condition] = 1 or 0, per pixel and image,
+
+        classerror   t = [argmax_d x_d != c], the first class among equal maxima
+        topkerror    t = [c is not among the top_k best], equal scores ranked by class
+        log          t = -log x_c
+        softmaxlog   t = log(sum_d exp x_d) - x_c
+        mhinge       t = max(0, 1 - x_c)
+        mshinge      t = max(0, 1 - x_c + max_{d != c} x_d)
+
+    and for attributes, where every score x has a label c = +1 or -1 of its own,
+
+        binaryerror  t = [sign(x - threshold) != c]
+        binarylog    t = -log(c * (x - 0.5) + 0.5)
+        logistic     t = log(1 + exp(-c * x))
+        hinge        t = max(0, 1 - c * x)
+
+    Args:
+        x: H x W x D x N map of floats.
+        c: labels of any numeric type. Classes 0..D-1, -1 = ignore: H x W x 1 x N, or N elements
+            in any shape, one per image. Attributes +1 and -1, 0 = ignore: H x W x D x N, or N
+            elements if D = 1.
+        loss: kind, one of the above in lower or upper case.
+        instance_weights: one weight per label: a number, or a tensor that broadcasts to
+            H x W x 1 x N (classes) or H x W x D x N (attributes).
+        threshold: score above which "binaryerror" predicts +1.
+        top_k: number of guesses that "topkerror" allows, 1..D.
+
+    Returns: one number (no axes), of the type of `x`.
+
+    Raises:
+        TypeError: types or devices differ.
+        ValueError: an unknown kind; labels or weights of another shape; labels out of range or
+            fractional; `top_k` out of range.
+
+    Source: vl_nnloss; MatConvNet manual, "Losses and comparisons".
+    """
+    p = _problem(x, c, loss, instance_weights, threshold, top_k)
+    t = p.kind.value(p.rows, p.labels, *p.options).to(p.rows.dtype)
+    if p.weights is not None:
+        t = t * p.weights
+    return t.masked_fill(p.ignored, 0).sum().to(x.dtype)
+
+
+@array_api
+def loss_backward(
+    x: Tensor,
+    c: Tensor,
+    dzdy: Tensor | float,
+    *,
+    loss: str = "softmaxlog",
+    instance_weights: Tensor | float | None = None,
+    threshold: float = 0.0,
+    top_k: int = 5,
+) -> Tensor:
+    """Derivative of `loss` projected on `dzdy` (one number); returns the shape of `x`.
+
+    dzdx is 0 but for, with w = dzdy * instance_weights and only where the label is not ignored,
+
+        log          dzdx_c = -w / max(x_c, 1e-8)
+        softmaxlog   dzdx_d = w * (softmax(x)_d - [d = c])
+        mhinge       dzdx_c = -w                  if x_c < 1
+        mshinge      dzdx_c = -w, dzdx_q = w      if x_c - x_q < 1, q the first best class but c
+        binarylog    dzdx = -w / (x + (c - 1) / 2)
+        logistic     dzdx = -w * c / (1 + exp(c * x))
+        hinge        dzdx = -w * c                if c * x < 1
+
+    The errors are constant almost everywhere: their derivative is 0.
+
+    Raises: as `loss`; ValueError, if `dzdy` is not one number.
+    Source: vl_nnloss.
+    """
+    p = _problem(x, c, loss, instance_weights, threshold, top_k)
+    w = check_scalar_projection(dzdy, x)
+    if p.kind.slope is None:
+        return torch.zeros_like(x)
+    d = p.kind.slope(p.rows, p.labels)
+    d.mul_(w if p.weights is None else w * p.weights).masked_fill_(p.ignored, 0)
+    h, width, _, n = p.shape
+    return from_pixels(d, h, width, n).to(x.dtype).reshape(x.shape)
+
+
+class Problem(NamedTuple):
+    """The arguments of a loss, checked, as the rows that `_loss_kinds` works on."""
+
+    kind: Kind
+    options: tuple[float, ...]
+    shape: torch.Size
+    rows: Tensor
+    labels: Tensor
+    ignored: Tensor
+    weights: Tensor | None
+
+
+def _problem(x: Tensor, c: Tensor, loss, instance_weights, threshold, top_k) -> Problem:
+    name = loss.lower() if isinstance(loss, str) else loss
+    if name not in KINDS:
+        raise ValueError(f"loss is {loss!r}; wanted one of {', '.join(KINDS)}")
+    kind, x4 = KINDS[name], check_map(x)
+    h, w, d, n = x4.shape
+    options = {
+        "threshold": number(threshold, "threshold"),
+        "top_k": integers(top_k, "top_k", (1,), 1)[0],
+    }
+    if name == "topkerror" and options["top_k"] > d:
+        raise ValueError(f"top_k is {top_k}, x has {d} classes; wanted at most {d}")
+    rows = pixels(x4).to(acc_dtype(x))
+    if kind.is_attribute:
+        channels, labels = d, check_labels(c, x, -1, 1, "0 = ignore").to(rows.dtype)
+    else:
+        channels, labels = 1, check_labels(c, x, -1, d - 1, "-1 = ignore")
+    labels = pixels(_spread(labels, x4, channels))
+    ignored = labels == 0 if kind.is_attribute else labels < 0
+    weights = check_weights(instance_weights, (h, w, channels, n), x)
+    if weights is not None:
+        weights = pixels(weights.expand(h, w, weights.shape[2], n))
+    wanted = () if kind.option is None else (options[kind.option],)
+    return Problem(kind, wanted, x4.shape, rows, labels, ignored, weights)
+
+
+def _spread(c: Tensor, x: Tensor, channels: int) -> Tensor:
+    """Labels as H x W x `channels` x N, whether they are given per image or per score."""
+    h, w, _, n = x.shape
+    wanted = (h, w, channels, n)
+    if c.numel() == n and channels == 1:
+        column_major = c.permute(tuple(reversed(range(c.dim()))))
+        return column_major.reshape(1, 1, 1, n).expand(wanted)
+    if c.dim() == 0 or as4d(c, "c").shape != wanted:
+        per_image = f", or {n} elements, one per image" if channels == 1 else ""
+        raise ValueError(f"c has shape {tuple(c.shape)}; wanted {wanted}{per_image}")
+    return as4d(c, "c")
+
+
+@dataclass(frozen=True)
+class Objective(Layer):
+    """A layer that compares its first input with targets: no receptive field, often one number."""
+
+    label_inputs, is_loss = 1, True
+
+    def output_sizes(self, sizes, param_shapes):
+        """One number."""
+        return ((1, 1, 1, 1),)
+
+    def receptive_field(self, param_shapes):
+        """None: the value depends on everything."""
+
+
+@dataclass(frozen=True)
+class Loss(Objective):
+    """Layer form of `loss`. Inputs: scores, labels, and instance weights if there are any."""
+
+    type_name = "loss"
+    struct_names = {"loss": None, "threshold": None, "top_k": None}  # noqa: RUF012
+    loss: str = "softmaxlog"
+    threshold: float = 0.0
+    top_k: int = 5
+
+    def forward(self, inputs, params, ctx):
+        """See `loss`."""
+        x, c, *weights = inputs
+        weight = weights[0] if weights else None
+        return (loss(x, c, instance_weights=weight, **self.options()),), None
+
+    def backward(self, call, der_outputs):
+        """See `loss_backward`; labels and weights have no derivative."""
+        x, c, *weights = call.inputs
+        weight = weights[0] if weights else None
+        dzdx = loss_backward(x, c, der_outputs[0], instance_weights=weight, **self.options())
+        return (dzdx, None, *(None for _ in weights)), ()

@@ -1,0 +1,74 @@
+"""Softmax and log loss in one, the form of old models: labels may carry their weights."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from matconvnet.blocks._checks import check_map
+from matconvnet.blocks.loss import Objective, loss, loss_backward
+from matconvnet.layout import array_api, as4d
+
+
+@array_api
+def softmaxloss(x: Tensor, c: Tensor) -> Tensor:
+    """Sum of the log losses of softmax(x): `loss` of kind "softmaxlog", but for the labels.
+
+        y = sum over i,j,n of w * (log(sum_d exp x_d) - x_c)
+
+    Args:
+        x: H x W x D x N map of floats.
+        c: classes 0..D-1, of any numeric type; all negative ones are ignored. N elements in any
+            shape, or 1 x 1 x 1 x N (one per image), or H x W x 1 x N. A second channel,
+            1 x 1 x 2 x N or H x W x 2 x N, holds the weights w.
+
+    Returns: one number (no axes), of the type of `x`.
+    Raises: as `loss`.
+    Source: vl_nnsoftmaxloss (deprecated there).
+    """
+    labels, weights = _split(x, c)
+    return loss(x, labels, instance_weights=weights)
+
+
+@array_api
+def softmaxloss_backward(x: Tensor, c: Tensor, dzdy: Tensor | float) -> Tensor:
+    """Derivative of `softmaxloss` projected on `dzdy` (one number); returns the shape of `x`.
+
+        dzdx_d = dzdy * w * (softmax(x)_d - [d = c])
+
+    Raises: as `loss_backward`.
+    Source: vl_nnsoftmaxloss.
+    """
+    labels, weights = _split(x, c)
+    return loss_backward(x, labels, dzdy, instance_weights=weights)
+
+
+def _split(x: Tensor, c: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Labels, with -1 for every negative one, and the weights in the type of `x`."""
+    n = check_map(x).shape[3]
+    if not isinstance(c, Tensor) or c.is_complex():
+        return c, None  # `loss` explains
+    weights = None
+    if c.numel() != n and c.dim() > 0:
+        c = as4d(c, "c")
+        if c.shape[2] == 2:
+            c, weights = c[:, :, :1], c[:, :, 1:].to(x.dtype)
+        elif c.shape[2] != 1:
+            raise ValueError(f"c has {c.shape[2]} channels; wanted 1, or 2 (labels and weights)")
+    return torch.where(c < 0, -1, c), weights
+
+
+@dataclass(frozen=True)
+class SoftmaxLoss(Objective):
+    """Layer form of `softmaxloss`. Inputs: scores and labels."""
+
+    type_name = "softmaxloss"
+
+    def forward(self, inputs, params, ctx):
+        """See `softmaxloss`."""
+        return (softmaxloss(*inputs),), None
+
+    def backward(self, call, der_outputs):
+        """See `softmaxloss_backward`; labels have no derivative."""
+        x, c = call.inputs
+        return (softmaxloss_backward(x, c, der_outputs[0]), None), ()

@@ -1,0 +1,272 @@
+"""Evaluation of a graph, forward and backward, in plain sight: the one executor of all networks.
+
+`forward` walks the nodes in order and writes a Record; `backward` walks them in reverse and adds
+derivatives to it. The executor alone decides what is kept: layers say what they need, it frees.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from matconvnet.errors import RecordError
+from matconvnet.graph import Graph, Node
+from matconvnet.layer import Call, Context
+
+Params = Mapping[str, Tensor | None]
+OnParam = Callable[[str, Tensor], None]
+
+
+@dataclass
+class Record:
+    """One evaluation: every value, derivative and time that was kept, by name.
+
+    values, ders: of variables; param_ders: of parameters; saved: what layers kept for backward;
+    forward_time, backward_time: seconds, by layer.
+    """
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+    ders: dict[str, Tensor] = field(default_factory=dict)
+    param_ders: dict[str, Tensor] = field(default_factory=dict)
+    saved: dict[str, Any] = field(default_factory=dict)
+    forward_time: dict[str, float] = field(default_factory=dict)
+    backward_time: dict[str, float] = field(default_factory=dict)
+    ctx: Context = field(default_factory=Context)
+    spent: bool = False
+
+
+@torch.no_grad()
+def forward(
+    graph: Graph,
+    params: Params,
+    inputs: Mapping[str, Tensor],
+    *,
+    ctx: Context | None = None,
+    derivative: bool = False,
+    depth: int | None = None,
+    conserve_memory: bool = False,
+    precious: Iterable[str] = (),
+    sync: bool = False,
+) -> Record:
+    """Evaluate the nodes whose inputs are all there, in order.
+
+    Args:
+        graph: structure of the network.
+        params: parameters by name; None stands for an absent one (a convolution without bias).
+        inputs: values of variables by name; any variable may be given.
+        ctx: training or test mode, random generator.
+        derivative: `backward` will follow, so keep what it reads.
+        depth: how many nodes, from the last, that backward will visit; None: all.
+        conserve_memory: free a value once nothing will read it. What is left are the outputs,
+            precious variables, values of losses, and what backward needs.
+        precious: variables that are never freed.
+        sync: wait for the device after each node, so that times mean something.
+    """
+    record = Record(dict(inputs), ctx=ctx or Context())
+    reached = _reached(graph, depth) if derivative else frozenset()
+    keep = _kept(graph, reached, precious) if conserve_memory else None
+    left = Counter(graph.readers)
+    for node in graph.nodes:
+        if any(v not in record.values for v in node.inputs):
+            continue
+        start = time.perf_counter()
+        values = tuple(record.values[v] for v in node.inputs)
+        with _located(node, values):
+            outputs, saved = node.layer.forward(
+                values, tuple(params[p] for p in node.params), record.ctx
+            )
+        record.values.update(zip(node.outputs, outputs, strict=True))
+        if node.name in reached or keep is None or node.layer.keeps_saved:
+            record.saved[node.name] = saved
+        if keep is not None:
+            left.subtract(node.inputs)
+            for v in (*node.inputs, *node.outputs):
+                if v not in keep and not left[v]:
+                    record.values.pop(v, None)
+            del values, outputs, saved
+        record.forward_time[node.name] = _elapsed(start, sync)
+    return record
+
+
+@torch.no_grad()
+def backward(
+    graph: Graph,
+    params: Params,
+    record: Record,
+    ders: Mapping[str, Tensor],
+    *,
+    depth: int | None = None,
+    conserve_memory: bool = False,
+    precious: Iterable[str] = (),
+    accumulate: bool = False,
+    on_param: OnParam | None = None,
+    wanted_inputs: Iterable[str] | None = None,
+    sync: bool = False,
+) -> Record:
+    """Differentiate `sum of <ders[v], v>` by the values in `record`, from the last node to the first.
+
+    A node takes part if all its output derivatives are there. Derivatives of a value that several
+    nodes read are added, and so are those of a parameter that several nodes use.
+
+    Args:
+        graph, params: as given to `forward`.
+        record: what `forward` returned; values, derivatives and times are written into it.
+        ders: output derivatives by variable.
+        depth: how many nodes to visit, from the last; None: all.
+        conserve_memory: free the values and derivatives of a variable once they are used up,
+            except of network inputs and outputs, and of precious variables. Spends the record.
+        precious: variables that are never freed.
+        accumulate: add to the parameter derivatives in `record` in place of replacing them.
+        on_param: called with (name, derivative) as soon as a parameter's derivative is complete,
+            which then is not kept in the record.
+        wanted_inputs: network inputs whose derivative is wanted; None: all.
+        sync: wait for the device after each node.
+
+    Returns: `record`.
+    Raises: RecordError, if a value that a derivative reads was freed.
+    """
+    if record.spent:
+        raise RecordError(
+            "this record was spent by a backward pass that conserved memory; evaluate again"
+        )
+    reached = _reached(graph, depth)
+    wanted = _wanted(graph, reached, wanted_inputs)
+    kept = {*precious, *graph.inputs, *graph.outputs}
+    record.ders = dict(ders)
+    pending = Counter(p for node in graph.nodes if node.name in reached for p in node.params)
+    touched: set[str] = set()
+    for node in reversed(graph.nodes):
+        if node.name not in reached:
+            continue
+        start = time.perf_counter()
+        pending.subtract(node.params)
+        if all(v in record.ders for v in node.outputs):
+            der_inputs, der_params = _differentiate(node, params, record, wanted)
+            _add_variables(node, der_inputs, record, wanted)
+            _add_params(node, der_params, record, accumulate, touched)
+        if on_param is not None:
+            for p in dict.fromkeys(node.params):
+                if not pending[p] and p in record.param_ders:
+                    on_param(p, record.param_ders.pop(p))
+        if conserve_memory:
+            record.saved.pop(node.name, None)
+            for v in node.outputs:
+                if v not in kept:
+                    record.values.pop(v, None)
+                    record.ders.pop(v, None)
+        record.backward_time[node.name] = _elapsed(start, sync)
+    if conserve_memory:
+        record.spent = True
+        border = {v for node in graph.nodes if node.name in reached for v in node.inputs}
+        for v in border - kept:
+            record.values.pop(v, None)
+            record.ders.pop(v, None)
+    return record
+
+
+def _differentiate(node: Node, params: Params, record: Record, wanted: frozenset[str]):
+    """Call the layer's backward with just what it declared to need.
+
+    A layer whose `saved` was not kept is given all there is, to compute it again.
+    """
+    has_saved = node.name in record.saved
+    needs = node.layer.needs
+    if not has_saved and not needs:
+        needs = frozenset({"inputs"})
+    declared = {"inputs": node.inputs, "outputs": node.outputs}
+    missing = [v for kind in needs for v in declared[kind] if v not in record.values]
+    if missing:
+        raise RecordError(
+            f"the derivative of layer {node.name!r} ({type(node.layer).__name__}) reads {missing}, "
+            "freed by an evaluation that conserved memory; evaluate again"
+        )
+    inputs, outputs = (
+        tuple(record.values.get(v) if kind in needs or not has_saved else None for v in names)
+        for kind, names in declared.items()
+    )
+    call = Call(
+        inputs,
+        tuple(params[p] for p in node.params),
+        outputs,
+        record.saved.get(node.name),
+        record.ctx,
+        tuple(v in wanted for v in node.inputs),
+    )
+    with _located(node, inputs):
+        return node.layer.backward(call, tuple(record.ders[v] for v in node.outputs))
+
+
+def _add_variables(node: Node, ders, record: Record, wanted: frozenset[str]) -> None:
+    """Add derivatives of the inputs out of place: a layer may hand one tensor to several inputs."""
+    for v, der in zip(node.inputs, ders, strict=True):
+        if der is None or v not in wanted:
+            continue
+        record.ders[v] = record.ders[v] + der if v in record.ders else der
+
+
+def _add_params(node: Node, ders, record: Record, accumulate: bool, touched: set[str]) -> None:
+    """Add derivatives of parameters; the first contribution replaces, unless accumulating."""
+    for p, der in zip(node.params, ders, strict=True):
+        if der is None:
+            continue
+        old = record.param_ders.get(p) if accumulate or p in touched else None
+        record.param_ders[p] = der if old is None else old + der
+        touched.add(p)
+
+
+def _reached(graph: Graph, depth: int | None) -> frozenset[str]:
+    """Names of the last `depth` nodes."""
+    if depth is not None and depth < 1:
+        raise ValueError(f"depth is {depth}; wanted a whole number >= 1, or None for all layers")
+    nodes = graph.nodes if depth is None else graph.nodes[-depth:]
+    return frozenset(node.name for node in nodes)
+
+
+def _wanted(
+    graph: Graph, reached: frozenset[str], wanted_inputs: Iterable[str] | None
+) -> frozenset[str]:
+    """Variables whose derivative is asked for, or leads to one, within the reached nodes."""
+    nodes = [node for node in graph.nodes if node.name in reached]
+    written = {v for node in nodes for v in node.outputs}
+    if wanted_inputs is None:
+        return frozenset(v for node in nodes for v in node.inputs) | written
+    wanted = set(wanted_inputs)
+    for node in nodes:
+        if node.params or any(v in wanted for v in node.inputs):
+            wanted.update(node.outputs)
+    return frozenset(wanted)
+
+
+def _kept(graph: Graph, reached: frozenset[str], precious: Iterable[str]) -> frozenset[str]:
+    """Variables that a memory-conserving forward pass must not free."""
+    keep = {*precious, *graph.outputs}
+    for node in graph.nodes:
+        if node.layer.is_loss:
+            keep.update(node.outputs)
+        if node.name in reached:
+            keep.update(v for v in node.inputs if v not in graph.producer)
+            keep.update(node.inputs if "inputs" in node.layer.needs else ())
+            keep.update(node.outputs if "outputs" in node.layer.needs else ())
+    return frozenset(keep)
+
+
+@contextmanager
+def _located(node: Node, values):
+    """Add to any error the layer in which it happened, and the shapes it was given."""
+    try:
+        yield
+    except Exception as error:
+        shapes = [tuple(v.shape) if isinstance(v, Tensor) else None for v in values]
+        error.add_note(f"in layer {node.name!r} ({type(node.layer).__name__}), inputs {shapes}")
+        raise
+
+
+def _elapsed(start: float, sync: bool) -> float:
+    if sync and torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start

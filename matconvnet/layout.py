@@ -1,0 +1,102 @@
+"""Axis order and memory order: the only file that permutes tensors.
+
+Maps are H x W x C x N and filter banks H x W x C x K to everybody. Torch kernels want N C H W
+(K C H W); both are the same permutation, a view without a copy. In memory we prefer N H W C
+("channels-last"), the order in which the CPU and GPU kernels are fastest.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def nchw(t: Tensor) -> Tensor:
+    """View an H x W x C x N map (or H x W x C x K filters) as N x C x H x W."""
+    return t.permute(3, 2, 0, 1)
+
+
+def hwcn(t: Tensor) -> Tensor:
+    """View an N x C x H x W tensor as H x W x C x N; undoes `nchw`."""
+    return t.permute(2, 3, 1, 0)
+
+
+def pixels(t: Tensor) -> Tensor:
+    """View (or copy, if its memory is not channels-last) a map as rows of channels, N*H*W x C."""
+    return t.permute(3, 0, 1, 2).reshape(-1, t.shape[2])
+
+
+def from_pixels(rows: Tensor, height: int, width: int, number: int) -> Tensor:
+    """View N*H*W x C rows as an H x W x C x N map; undoes `pixels`."""
+    return rows.reshape(number, height, width, -1).permute(1, 2, 3, 0)
+
+
+def channels_last(t: Tensor) -> Tensor:
+    """The same H x W x C x N tensor with memory in the order N, H, W, C; a copy only if needed."""
+    return hwcn(nchw(t).contiguous(memory_format=torch.channels_last))
+
+
+def as4d(t: Tensor, name: str) -> Tensor:
+    """Read a tensor of 1 to 4 axes as H x W x C x N, with axes of size 1 added on the right.
+
+    Raises: ValueError, if it has no axis or more than four.
+    """
+    if t.dim() == 4:
+        return t
+    if not 1 <= t.dim() < 4:
+        raise ValueError(f"{name} has shape {tuple(t.shape)}; wanted 1 to 4 axes, H x W x C x N")
+    return t.reshape(t.shape + (1,) * (4 - t.dim()))
+
+
+def to_tensor(a: Any) -> Any:
+    """A tensor that shares the memory of the array `a` where NumPy's strides allow it."""
+    if isinstance(a, np.generic):
+        a = np.asarray(a)
+    if not isinstance(a, np.ndarray):
+        return a
+    if not a.flags.writeable or any(s < 0 for s in a.strides) or not a.dtype.isnative:
+        a = a.astype(a.dtype.newbyteorder("="), order="K", copy=True)
+    return torch.from_numpy(a)
+
+
+def to_numpy(t: Any) -> Any:
+    """The NumPy array of a tensor (bfloat16, which NumPy lacks, becomes float32)."""
+    if not isinstance(t, Tensor):
+        return t
+    t = t.detach().cpu()
+    return (t.float() if t.dtype == torch.bfloat16 else t).numpy()
+
+
+def map_arrays(value: Any, convert: Callable[[Any], Any]) -> Any:
+    """Apply `convert` to every array in nested lists and tuples."""
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return tuple(map_arrays(v, convert) for v in value)
+    if isinstance(value, list):
+        return [map_arrays(v, convert) for v in value]
+    return convert(value)
+
+
+def has_array(value: Any) -> bool:
+    """True, if `value` is a NumPy array or a list or tuple that holds one."""
+    if isinstance(value, (list, tuple)):
+        return any(has_array(v) for v in value)
+    return isinstance(value, np.ndarray)
+
+
+def array_api(function: F) -> F:
+    """Let a function of tensors take NumPy arrays as well, and answer in kind."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if not (any(map(has_array, args)) or any(map(has_array, kwargs.values()))):
+            return function(*args, **kwargs)
+        args = tuple(map_arrays(a, to_tensor) for a in args)
+        kwargs = {k: map_arrays(v, to_tensor) for k, v in kwargs.items()}
+        return map_arrays(function(*args, **kwargs), to_numpy)
+
+    return cast(F, wrapper)

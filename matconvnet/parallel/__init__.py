@@ -1,0 +1,1 @@
+"""Parameter servers: derivatives summed over workers while the backward pass still runs."""

@@ -1,0 +1,60 @@
+"""Size, stride, padding and dilation of a sliding window: parsing, checks, output size."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+Size2 = int | Sequence[int]
+"""One number for both directions, or (vertical, horizontal)."""
+Pad4 = int | Sequence[int]
+"""One number for all borders, or (top, bottom, left, right)."""
+
+
+def numbers(value: Any, name: str) -> list[float]:
+    """The plain numbers in a number, a sequence, or an array of them."""
+    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+        value = value.tolist()
+    items = list(value) if isinstance(value, (list, tuple)) else [value]
+    while len(items) == 1 and isinstance(items[0], (list, tuple)):
+        items = list(items[0])
+    for item in items:
+        if isinstance(item, bool) or not isinstance(item, (int, float)):
+            raise TypeError(f"{name} is {value!r}; wanted a number or a sequence of numbers")
+    return items
+
+
+def integers(value: Any, name: str, counts: Sequence[int], low: int) -> tuple[int, ...]:
+    """Check that `value` holds integers >= `low`, and as many of them as one of `counts`."""
+    items = numbers(value, name)
+    if len(items) not in counts:
+        wanted = " or ".join(map(str, counts))
+        raise ValueError(f"{name} is {value!r}, {len(items)} numbers; wanted {wanted}")
+    for item in items:
+        if item != item or item in (float("inf"), float("-inf")) or item != int(item):
+            raise ValueError(f"{name} is {value!r}; wanted whole numbers")
+        if item < low:
+            raise ValueError(f"{name} is {value!r}; wanted whole numbers >= {low}")
+    return tuple(int(item) for item in items)
+
+
+def pair(value: Size2, name: str, low: int = 1) -> tuple[int, int]:
+    """(vertical, horizontal) of an option given as one number or two."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= low:
+        return value, value
+    items = integers(value, name, (1, 2), low)
+    return items[0], items[-1]
+
+
+def quad(value: Pad4, name: str) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) of an option given as one number or four."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value, value, value, value
+    items = integers(value, name, (1, 4), 0)
+    return (items * 4)[:4] if len(items) == 1 else (items[0], items[1], items[2], items[3])
+
+
+def output_size(padded: int, window: int, stride: int) -> int:
+    """Windows that fit: floor((padded - window) / stride) + 1; 0, if not even one does."""
+    return max((padded - window) // stride + 1, 0)

@@ -1,0 +1,1 @@
+"""Networks: two ways to write a graph of layers, with its parameters."""

@@ -91,7 +91,8 @@ def vl_simplenn(
         if opts["skip_forward"]:
             record = _recall(chain, res or [], ctx)
         else:
-            inputs = {"x0": _map(x), **_labels(chain)}
+            data = _map(x)
+            inputs = {"x0": data, **_labels(chain, data.shape[-1])}
             record = executor.forward(
                 chain.graph, params, inputs, ctx=ctx, derivative=backward, **memory
             )
@@ -186,15 +187,15 @@ def _map(x: Any) -> Tensor:
     return channels_last(as4d(tensor, "x")) if tensor.is_floating_point() else tensor
 
 
-def _labels(chain: SimpleNN) -> dict[str, Tensor]:
+def _labels(chain: SimpleNN, images: int) -> dict[str, Tensor]:
     """Labels and targets of the loss layers by variable; class labels become 0-based."""
     labels = {}
     for i, link in enumerate(chain.layers, 1):
         if not link.layer.label_inputs:
             continue
-        if struct.is_empty(link.extra.get("class")):
+        if struct.is_empty(link.extra.get("class")) and images:
             raise ValueError(f"layer {i} ({link.name!r}) has no labels; set its field 'class'")
-        value = to_tensor(link.extra["class"])
+        value = to_tensor(link.extra.get("class", []))
         if not isinstance(value, Tensor):
             value = torch.as_tensor(value)
         labels[chain.label(i)] = _from_one(link.layer, value)
@@ -228,16 +229,17 @@ def _recall(chain: SimpleNN, res: list[Entry], ctx: Context) -> Record:
     """A record of the values in `res`, as if the forward pass had just been made."""
     if len(res) != len(chain.layers) + 1:
         raise ValueError(f"res has {len(res)} entries; wanted {len(chain.layers) + 1}")
-    record = Record(_labels(chain), ctx=ctx)
+    images = next((np.shape(e.x)[-1] for e in res if np.ndim(e.x) == 4), 1)
+    record = Record(_labels(chain, images), ctx=ctx)
     for i, entry in enumerate(res):
         if entry.x is not None:
             record.values[f"x{i}"] = _map(entry.x) if np.ndim(entry.x) else to_tensor(entry.x)
-    for i, link in enumerate(chain.layers):
+    for i, node in enumerate(chain.graph.nodes):
         after = res[i + 1]
         if after.aux is not None:
-            record.saved[link.name] = to_tensor(after.aux)
+            record.saved[node.name] = to_tensor(after.aux)
         elif after.saved is not None and after.saved[0] is res[i].x is not None:
-            record.saved[link.name] = after.saved[1]
+            record.saved[node.name] = after.saved[1]
     return record
 
 
@@ -272,19 +274,19 @@ def _lay_out(
             entry.x = record.values.get(variable)
         if backward and i >= lowest:
             entry.dzdx = record.ders.get(variable)
-    for i, link in enumerate(chain.layers):
+    for i, node in enumerate(chain.graph.nodes):
         entry, after = entries[i], entries[i + 1]
-        entry.time = record.forward_time.get(link.name, entry.time)
-        entry.backward_time = record.backward_time.get(link.name, entry.backward_time)
-        kept = saved.get(link.name)
+        entry.time = record.forward_time.get(node.name, entry.time)
+        entry.backward_time = record.backward_time.get(node.name, entry.backward_time)
+        kept = saved.get(node.name)
         if isinstance(kept, Entry):
             after.aux = kept.aux
-        elif not skip_forward and isinstance(link.layer, Dropout) and kept is not None:
+        elif not skip_forward and isinstance(node.layer, Dropout) and kept is not None:
             after.aux = kept
         after.saved = (entry.x, kept) if kept is not None and record.ctx.training else None
         if backward and i >= lowest:
-            if link.params:
-                entry.dzdw = [record.param_ders.get(param.name) for param in link.params]
+            if node.params:
+                entry.dzdw = [record.param_ders.get(param) for param in node.params]
             elif isinstance(kept, Entry):
                 entry.dzdw = kept.dzdw
     return entries

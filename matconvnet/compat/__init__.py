@@ -1,0 +1,1 @@
+"""MatConvNet's names with their MATLAB manners: option pairs, empty arguments, numbers from 1."""

@@ -108,7 +108,7 @@ def backward(
     wanted_inputs: Iterable[str] | None = None,
     sync: bool = False,
 ) -> Record:
-    """Differentiate `sum of <ders[v], v>` by the values in `record`, from the last node to the first.
+    """Differentiate the sum of <ders[v], v> by all values in `record`, from the last node back.
 
     A node takes part if all its output derivatives are there. Derivatives of a value that several
     nodes read are added, and so are those of a parameter that several nodes use.

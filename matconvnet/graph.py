@@ -72,9 +72,7 @@ def build(nodes: Iterable[Node]) -> Graph:
 
 def _heights(nodes: tuple[Node, ...], producer: Mapping[str, Node]) -> dict[str, int]:
     """Height of every node, from the sinks up (Kahn's algorithm, so that depth has no limit)."""
-    parents = {
-        node.name: [producer[v] for v in node.inputs if v in producer] for node in nodes
-    }
+    parents = {node.name: [producer[v] for v in node.inputs if v in producer] for node in nodes}
     waiting = Counter(parent.name for found in parents.values() for parent in found)
     height = {node.name: 1 for node in nodes}
     ready = [node.name for node in nodes if not waiting[node.name]]

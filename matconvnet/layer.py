@@ -14,7 +14,8 @@ from torch import Tensor
 
 from matconvnet.window import Pad4, Size2, output_size, pair, quad
 
-Tensors = tuple[Tensor | None, ...]
+Tensors = tuple[Any, ...]
+"""Tensors in order; None for one that is absent or withheld."""
 Size4 = tuple[int, int, int, int]
 
 
@@ -55,7 +56,7 @@ class Field(NamedTuple):
 
 @dataclass(frozen=True)
 class Layer(ABC):
-    """Description of a block in a network. Subclasses are frozen dataclasses, their fields the options.
+    """Description of a block in a network; subclasses are frozen, their fields the options.
 
     type_name: the name in SimpleNN structs; aliases: other names that mean the same.
     needs: which of {"inputs", "outputs"} backward reads; the executor may free the rest.
@@ -107,6 +108,15 @@ class Layer(ABC):
         """Receptive field of an output pixel in the first input; None if there is no such thing."""
         return Field()
 
+    def receptive_fields(
+        self, count: int, param_shapes: Sequence[Sequence[int] | None]
+    ) -> tuple[Field | None, ...]:
+        """Receptive field of an output pixel in each of `count` inputs: the same, as a rule.
+
+        A layer that reads only the size of its last inputs returns fields of the others alone.
+        """
+        return (self.receptive_field(param_shapes),) * count
+
     def multiply_adds(
         self, sizes: Sequence[Size4], param_shapes: Sequence[Sequence[int] | None]
     ) -> int:
@@ -133,7 +143,8 @@ class Filter(Layer):
     def output_sizes(self, sizes, param_shapes):
         """Sizes by floor((in + pads - window) / stride) + 1; the channels stay."""
         h, w, c, n = sizes[0]
-        (size_y, size_x), (stride_y, stride_x) = self.window(param_shapes), pair(self.stride, "stride")
+        size_y, size_x = self.window(param_shapes)
+        stride_y, stride_x = pair(self.stride, "stride")
         top, bottom, left, right = quad(self.pad, "pad")
         y = output_size(h + top + bottom, size_y, stride_y)
         x = output_size(w + left + right, size_x, stride_x)

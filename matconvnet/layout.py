@@ -6,7 +6,7 @@ Maps are H x W x C x N and filter banks H x W x C x K to everybody. Torch kernel
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -33,12 +33,20 @@ def pixels(t: Tensor) -> Tensor:
 
 def from_pixels(rows: Tensor, height: int, width: int, number: int) -> Tensor:
     """View N*H*W x C rows as an H x W x C x N map; undoes `pixels`."""
-    return rows.reshape(number, height, width, -1).permute(1, 2, 3, 0)
+    return rows.reshape(number, height, width, rows.shape[1]).permute(1, 2, 3, 0)
 
 
 def channels_last(t: Tensor) -> Tensor:
     """The same H x W x C x N tensor with memory in the order N, H, W, C; a copy only if needed."""
     return hwcn(nchw(t).contiguous(memory_format=torch.channels_last))
+
+
+def empty_map(shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """An unwritten tensor on the device of `like`; of four axes, in channels-last memory."""
+    if len(shape) != 4:
+        return like.new_empty(tuple(shape), dtype=dtype)
+    h, w, c, n = shape
+    return like.new_empty((n, h, w, c), dtype=dtype).permute(1, 2, 3, 0)
 
 
 def as4d(t: Tensor, name: str) -> Tensor:
@@ -89,14 +97,16 @@ def has_array(value: Any) -> bool:
 
 
 def array_api(function: F) -> F:
-    """Let a function of tensors take NumPy arrays as well, and answer in kind."""
+    """Let a function of tensors take NumPy arrays; its first argument tells the kind of answer."""
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if not (any(map(has_array, args)) or any(map(has_array, kwargs.values()))):
             return function(*args, **kwargs)
+        in_torch = isinstance(next(iter(args), None), Tensor)
         args = tuple(map_arrays(a, to_tensor) for a in args)
         kwargs = {k: map_arrays(v, to_tensor) for k, v in kwargs.items()}
-        return map_arrays(function(*args, **kwargs), to_numpy)
+        answer = function(*args, **kwargs)
+        return answer if in_torch else map_arrays(answer, to_numpy)
 
     return cast(F, wrapper)

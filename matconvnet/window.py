@@ -15,10 +15,9 @@ Pad4 = int | Sequence[int]
 def numbers(value: Any, name: str) -> list[float]:
     """The plain numbers in a number, a sequence, or an array of them."""
     if isinstance(value, (Tensor, np.ndarray, np.generic)):
-        value = value.tolist()
+        value = value.reshape(-1).tolist()
     items = list(value) if isinstance(value, (list, tuple)) else [value]
-    while len(items) == 1 and isinstance(items[0], (list, tuple)):
-        items = list(items[0])
+    items = [item.item() if isinstance(item, (Tensor, np.generic)) else item for item in items]
     for item in items:
         if isinstance(item, bool) or not isinstance(item, (int, float)):
             raise TypeError(f"{name} is {value!r}; wanted a number or a sequence of numbers")
@@ -52,7 +51,8 @@ def quad(value: Pad4, name: str) -> tuple[int, int, int, int]:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value, value, value, value
     items = integers(value, name, (1, 4), 0)
-    return (items * 4)[:4] if len(items) == 1 else (items[0], items[1], items[2], items[3])
+    top, bottom, left, right = items * 4 if len(items) == 1 else items
+    return top, bottom, left, right
 
 
 def output_size(padded: int, window: int, stride: int) -> int:

@@ -25,7 +25,8 @@ def bnorm(
 
     Args:
         x: H x W x C x N map of floats.
-        g, b: C multipliers and C biases, in any shape.
+        g: C multipliers, in any shape.
+        b: C biases, in any shape.
         epsilon: added to the variance, under the root; no effect when `moments` are given.
         moments: C x 2 (mu, sigma) to use in place of the batch's; sigma is the deviation with
             epsilon, not a variance.
@@ -78,9 +79,13 @@ def bnorm_backward(
     mu, sigma = moments.t().contiguous()
     if x4.shape[3] == 0:
         return torch.zeros_like(x), torch.zeros_like(g), torch.zeros_like(b), moments
+    # The CPU kernel takes vectors for contiguous, and maps with an axis of size 1 for alike in
+    # memory order even where they are not (torch 2.13).
+    if x4.stride() != dzdy.stride():
+        x4, dzdy = channels_last(x4), channels_last(dzdy)
     dzdx, dzdg, dzdb = aten.native_batch_norm_backward(
-        nchw(dzdy), nchw(x4), g.reshape(-1), mu, sigma**2 if frozen else None, mu, 1 / sigma,
-        not frozen, 0.0, (True, True, True),
+        nchw(dzdy), nchw(x4), g.reshape(-1).contiguous(), mu, sigma**2 if frozen else None, mu,
+        1 / sigma, not frozen, 0.0, (True, True, True),
     )  # fmt: skip
     return hwcn(dzdx).reshape(x.shape), dzdg.reshape(g.shape), dzdb.reshape(b.shape), moments
 

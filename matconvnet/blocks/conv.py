@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from matconvnet.blocks._init import gaussian_filters
 from matconvnet.blocks._checks import check_map, check_projection, check_same
+from matconvnet.blocks._init import gaussian_filters
 from matconvnet.layer import Filter
 from matconvnet.layout import array_api, hwcn, nchw
 from matconvnet.window import Pad4, Size2, output_size, pair, quad
@@ -124,8 +124,11 @@ def conv_backward(
             h, w, c, n = x4.shape
             dzdx = (p.t() @ _flat(f4)).reshape(n, h, w, c).permute(1, 2, 3, 0)
     elif der_data or der_filters:
+        f_nchw = nchw(f4)
+        if f4.shape[3] == 1:  # torch 2.13 mistakes the memory order of one filter in float64
+            f_nchw = f_nchw.contiguous()
         der_x, der_f, _ = torch.ops.aten.convolution_backward(
-            nchw(dzdy), nchw(_padded(x4, g)), nchw(f4), None, g.stride, g.kernel_pad, g.dilate,
+            nchw(dzdy), nchw(_padded(x4, g)), f_nchw, None, g.stride, g.kernel_pad, g.dilate,
             False, (0, 0), g.groups, (der_data, der_filters, False),
         )  # fmt: skip
         dzdx = _unpadded(hwcn(der_x), g, x4) if der_data else None
@@ -223,7 +226,7 @@ class Conv(Filter):
             raise ValueError("Conv has no size; wanted size=(FH, FW, FC, K) to draw filters")
         return gaussian_filters(size, size[2], size[3] if self.has_bias else 0, generator)
 
-    def _options(self):
+    def _options(self) -> dict[str, Any]:
         return {"stride": self.stride, "pad": self.pad, "dilate": self.dilate}
 
     def forward(self, inputs, params, ctx):
@@ -232,9 +235,8 @@ class Conv(Filter):
 
     def backward(self, call, der_outputs):
         """See `conv_backward`."""
-        ders = conv_backward(
-            call.inputs[0], *call.params, der_outputs[0], **self._options(), der_data=call.wanted[0]
-        )
+        (x,), (f, b), (dzdy,) = call.inputs, call.params, der_outputs
+        ders = conv_backward(x, f, b, dzdy, **self._options(), der_data=call.wanted[0])
         return ders[:1], ders[1:]
 
     def window(self, param_shapes):

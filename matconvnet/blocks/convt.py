@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from matconvnet.blocks._init import gaussian_filters
 from matconvnet.blocks._checks import check_map, check_projection, check_same
+from matconvnet.blocks._init import gaussian_filters
 from matconvnet.layer import Field, Layer
 from matconvnet.layout import array_api, hwcn, nchw
 from matconvnet.window import Pad4, Size2, integers, pair, quad
@@ -94,8 +94,11 @@ def convt_backward(
         dzdf = torch.zeros_like(f) if der_filters else None
     elif der_data or der_filters:
         whole = F.pad(nchw(dzdy), (left, right, top, bottom))
+        f_nchw = nchw(check_map(f, "f"))
+        if x4.shape[2] == 1:  # torch 2.13 mistakes the memory order of one filter in float64
+            f_nchw = f_nchw.contiguous()
         der_x, der_f, _ = aten.convolution_backward(
-            whole, nchw(x4), nchw(check_map(f, "f")), None, ups, (0, 0), (1, 1), True, (0, 0),
+            whole, nchw(x4), f_nchw, None, ups, (0, 0), (1, 1), True, (0, 0),
             groups, (der_data, der_filters, False),
         )  # fmt: skip
         dzdx = hwcn(der_x).reshape(x.shape) if der_data else None
@@ -124,7 +127,8 @@ def _geometry(x: Tensor, f: Tensor, b: Tensor | None, upsample, crop, num_groups
     x_ = (w - 1) * ups[1] + fw - left - right
     if y < 1 or x_ < 1:
         raise ValueError(
-            f"crop {crops} (top, bottom, left, right) leaves {y} x {x_} pixels; wanted at least 1 x 1"
+            f"crop {crops} (top, bottom, left, right) leaves {y} x {x_} pixels; "
+            "wanted at least 1 x 1"
         )
     return ups, crops, groups, (y, x_, k * groups, n)
 
@@ -149,7 +153,7 @@ class ConvTranspose(Layer):
         biases = size[2] * self.num_groups if self.has_bias else 0
         return gaussian_filters(size, size[3], biases, generator)
 
-    def _options(self):
+    def _options(self) -> dict[str, Any]:
         return {"upsample": self.upsample, "crop": self.crop, "num_groups": self.num_groups}
 
     def forward(self, inputs, params, ctx):
@@ -158,9 +162,8 @@ class ConvTranspose(Layer):
 
     def backward(self, call, der_outputs):
         """See `convt_backward`."""
-        ders = convt_backward(
-            call.inputs[0], *call.params, der_outputs[0], **self._options(), der_data=call.wanted[0]
-        )
+        (x,), (f, b), (dzdy,) = call.inputs, call.params, der_outputs
+        ders = convt_backward(x, f, b, dzdy, **self._options(), der_data=call.wanted[0])
         return ders[:1], ders[1:]
 
     def output_sizes(self, sizes, param_shapes):

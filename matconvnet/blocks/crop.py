@@ -35,8 +35,8 @@ def crop(x: Tensor, crop: Sequence[int]) -> Tensor:
 @array_api
 def crop_backward(
     x: Tensor | None,
-    crop: Sequence[int],
     dzdy: Tensor,
+    crop: Sequence[int],
     *,
     input_size: Sequence[int] | None = None,
 ) -> Tensor:
@@ -97,7 +97,7 @@ class Crop(Layer):
     def backward(self, call, der_outputs):
         """See `crop_backward`; the second input has no derivative."""
         shape, borders = call.saved
-        return (crop_backward(None, borders, der_outputs[0], input_size=shape), None), ()
+        return (crop_backward(None, der_outputs[0], borders, input_size=shape), None), ()
 
     def _borders_to(self, size, reference):
         wanted = integers(self.crop, "crop", (2,), 0)
@@ -118,3 +118,7 @@ class Crop(Layer):
         """A pixel, displaced by what is cut at the top and at the left."""
         top, left = integers(self.crop, "crop", (2,), 0)
         return Field(offset=(top, left))
+
+    def receptive_fields(self, count, param_shapes):
+        """Of the second input only the size is read."""
+        return (self.receptive_field(param_shapes),)

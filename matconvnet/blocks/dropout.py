@@ -8,7 +8,7 @@ from torch import Tensor
 from matconvnet.blocks._checks import check_float, check_projection, check_same
 from matconvnet.blocks._math import number
 from matconvnet.layer import Elementwise
-from matconvnet.layout import array_api
+from matconvnet.layout import array_api, empty_map
 
 
 @array_api
@@ -68,12 +68,12 @@ def _check_rate(rate: float) -> float:
 
 
 def _draw(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
-    """A new mask, in the memory order of `x`."""
+    """A new mask; the same for every memory order of `x`."""
     if rate == 1:
         return torch.zeros_like(x)
     # On the CPU uniform_ and a comparison take a third of the time of bernoulli_.
-    u = torch.empty_like(x, dtype=torch.float32).uniform_(generator=generator)
-    return u.ge_(rate).mul_(1 / (1 - rate)).to(x.dtype)
+    u = empty_map(x.shape, x, torch.float32).uniform_(generator=generator)
+    return u.ge_(rate).to(x.dtype).mul_(1 / (1 - rate))
 
 
 @dataclass(frozen=True)

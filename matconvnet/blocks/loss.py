@@ -106,7 +106,7 @@ def loss_backward(
     """
     p = _problem(x, c, loss, instance_weights, threshold, top_k)
     w = check_scalar_projection(dzdy, x)
-    if p.kind.slope is None:
+    if p.kind.slope is None or x.numel() == 0:
         return torch.zeros_like(x)
     d = p.kind.slope(p.rows, p.labels)
     d.mul_(w if p.weights is None else w * p.weights).masked_fill_(p.ignored, 0)

@@ -119,7 +119,7 @@ def _power(energy: Tensor, p: Param) -> Tensor:
     """L ^ -beta, 0 where L is 0; roots in place of a power for the usual beta = 3/4."""
     if p.beta == 0.75:
         root = energy.rsqrt()
-        power = root.sqrt().mul_(root)
+        power = root.sqrt() * root
     else:
         power = energy.pow(-p.beta)
     return power.masked_fill_(energy == 0, 0) if p.kappa <= 0 else power

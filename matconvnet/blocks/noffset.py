@@ -35,7 +35,7 @@ def noffset(x: Tensor, param: Sequence[float]) -> Tensor:
 
 
 @array_api
-def noffset_backward(x: Tensor, param: Sequence[float], dzdy: Tensor) -> Tensor:
+def noffset_backward(x: Tensor, dzdy: Tensor, param: Sequence[float]) -> Tensor:
     """Derivative of `noffset` projected on `dzdy`; returns the shape of `x`.
 
         dzdx[d] = dzdy[d] - 2 * alpha * beta * x[d] * (sum over k of dzdy[k]) * L^(beta-1)
@@ -78,4 +78,4 @@ class NormOffset(Elementwise):
 
     def backward(self, call, der_outputs):
         """See `noffset_backward`."""
-        return (noffset_backward(call.inputs[0], self.param, der_outputs[0]),), ()
+        return (noffset_backward(call.inputs[0], der_outputs[0], self.param),), ()

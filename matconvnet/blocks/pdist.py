@@ -56,8 +56,8 @@ def pdist(
 def pdist_backward(
     x: Tensor,
     x0: Tensor,
-    p: float,
     dzdy: Tensor | float,
+    p: float,
     *,
     no_root: bool = False,
     epsilon: float = 1e-6,
@@ -96,7 +96,7 @@ def pdist_backward(
     elif a.p != 1:
         s = _power_sum(a)
         bounded = s.clamp(min=a.epsilon) if a.p > 1 else s
-        g = g * bounded.pow_((1 - a.p) / a.p).masked_fill_(s == 0, 0)
+        g = g * bounded.pow((1 - a.p) / a.p).masked_fill_(s == 0, 0)
     dzdx = slope.mul_(g)
     dzdx0 = -dzdx
     if a.broadcast:
@@ -153,21 +153,21 @@ class PDist(Objective):
     instance_weights: Tensor | float | None = None
 
     def _arguments(self, inputs):
-        x, x0, *weights = inputs
-        options = self.options()
-        if weights:
-            options["instance_weights"] = weights[0]
-        return (x, x0, options.pop("p")), options
+        """(x, x0, options of `pdist` but p); weights that come as an input win over the field."""
+        x, x0, weights = (*inputs, self.instance_weights)[:3]
+        options = self.options() | {"instance_weights": weights}
+        del options["p"]
+        return x, x0, options
 
     def forward(self, inputs, params, ctx):
         """See `pdist`."""
-        arguments, options = self._arguments(inputs)
-        return (pdist(*arguments, **options),), None
+        x, x0, options = self._arguments(inputs)
+        return (pdist(x, x0, self.p, **options),), None
 
     def backward(self, call, der_outputs):
         """See `pdist_backward`; weights have no derivative."""
-        arguments, options = self._arguments(call.inputs)
-        ders = pdist_backward(*arguments, der_outputs[0], **options)
+        x, x0, options = self._arguments(call.inputs)
+        ders = pdist_backward(x, x0, der_outputs[0], self.p, **options)
         return (*ders, *(None for _ in call.inputs[2:])), ()
 
     def output_sizes(self, sizes, param_shapes):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from matconvnet.blocks._checks import check_map, check_projection
 from matconvnet.layer import Filter
-from matconvnet.layout import array_api, hwcn, nchw
+from matconvnet.layout import array_api, empty_map, hwcn, nchw
 from matconvnet.window import Pad4, Size2, output_size, pair, quad
 
 Method = Literal["max", "avg"]
@@ -196,7 +196,7 @@ class Pooling(Filter):
     A map is needed again only where remembering the winners would take more memory than the map.
     """
 
-    type_name, struct_names = "pool", {"size": "pool"}  # noqa: RUF012
+    type_name, struct_names = "pool", {"size": "pool"}
     size: Size2 = field(default=1)
     method: Method = field(default="max", kw_only=True)
 
@@ -226,7 +226,7 @@ class Pooling(Filter):
             return (pool_backward(call.inputs[0], der_outputs[0], **self.options()),), ()
         (dzdy,) = der_outputs
         shape = call.saved.shape if isinstance(call.saved, Winners) else call.saved
-        stand_in = _like_channels_last(dzdy, shape)
+        stand_in = empty_map(shape, dzdy)  # never written: the kernels read its shape alone
         win = _window(stand_in, self.size, self.stride, self.pad, self.method)
         dzdy = check_projection(dzdy, win.output, stand_in)
         if win.method == "avg":
@@ -236,9 +236,3 @@ class Pooling(Filter):
     def window(self, param_shapes: Sequence[Sequence[int] | None]):
         """The pooling window."""
         return pair(self.size, "size")
-
-
-def _like_channels_last(t: Tensor, shape: Sequence[int]) -> Tensor:
-    """An unwritten map (the kernels read its shape alone), so that its memory is never touched."""
-    h, w, c, n = shape
-    return t.new_empty((n, h, w, c)).permute(1, 2, 3, 0)

@@ -37,7 +37,7 @@ def spnorm(x: Tensor, param: Sequence[float]) -> Tensor:
 
 
 @array_api
-def spnorm_backward(x: Tensor, param: Sequence[float], dzdy: Tensor) -> Tensor:
+def spnorm_backward(x: Tensor, dzdy: Tensor, param: Sequence[float]) -> Tensor:
     """Derivative of `spnorm` projected on `dzdy`; returns the shape of `x`.
 
         dzdx = dzdy * f^(-beta) - 2 * alpha * beta * x * T
@@ -97,7 +97,7 @@ class SpNorm(Layer):
 
     def backward(self, call, der_outputs):
         """See `spnorm_backward`."""
-        return (spnorm_backward(call.inputs[0], self.param, der_outputs[0]),), ()
+        return (spnorm_backward(call.inputs[0], der_outputs[0], self.param),), ()
 
     def receptive_field(self, param_shapes):
         """The window and its centre."""

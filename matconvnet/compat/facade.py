@@ -60,7 +60,6 @@ def facade(
         notes: what else differs, for the docstring.
     """
     reader = _Reader(name, forward, backward, optional, names or {}, extra or {}, defaults or {})
-
     first = next(iter(reader.required.values()))
     accepts = {f: frozenset(inspect.signature(f).parameters) for f in (forward, backward)}
 
@@ -98,12 +97,10 @@ class _Reader:
         extra: Mapping[str, Any],
         defaults: Mapping[str, Any],
     ):
-        block = {**inspect.signature(backward).parameters, **inspect.signature(forward).parameters}
-        positional = [
-            p.name
-            for p in inspect.signature(forward).parameters.values()
-            if p.kind != p.KEYWORD_ONLY
-        ]
+        block = dict(inspect.signature(forward).parameters)
+        positional = [k for k, p in block.items() if p.kind != p.KEYWORD_ONLY]
+        for k, p in inspect.signature(backward).parameters.items():
+            block.setdefault(k, p)
         outer = {inner: vl for vl, inner in reversed(list(names.items()))}
         self.name = name
         self.required = {outer.get(p, p): p for p in positional}

@@ -21,7 +21,7 @@ from matconvnet.executor import Record
 from matconvnet.layer import Context, Layer
 from matconvnet.layout import as4d, channels_last, map_arrays, to_numpy, to_tensor
 from matconvnet.nets import struct
-from matconvnet.nets.custom import Custom, Entry
+from matconvnet.nets.custom import Entry
 from matconvnet.nets.simplenn import SimpleNN
 from matconvnet.parallel.server import ParameterServer
 

@@ -63,12 +63,11 @@ def _axes(value: Any, name: str) -> tuple[int, ...]:
 def _concat_arguments(a: Arguments) -> None:
     if "dim" in a:
         (a["dim"],) = _axes(a["dim"], "dim")
-    inputs = a["inputs"] or ()
-    like = next((x for x in inputs if not is_empty(x)), None)
-    if like is None:
-        a["inputs"] = []
-    else:
-        a["inputs"] = [like.new_zeros(0) if is_empty(x) else x for x in inputs]
+    inputs = list(a["inputs"] or ())
+    like = next((x for x in inputs if isinstance(x, Tensor)), None)
+    if like is not None:
+        inputs = [like.new_zeros(0) if is_empty(x) else x for x in inputs]
+    a["inputs"] = inputs
 
 
 def _lpnorm_arguments(a: Arguments) -> None:

@@ -25,7 +25,7 @@ class Row(NamedTuple):
     name: str
     shape: tuple[int, ...]
     checked: int
-    index: tuple[int, ...]
+    at: tuple[int, ...]
     numeric: float
     analytic: float
     relative_error: float
@@ -45,17 +45,17 @@ class Report:
         return all(row.ok for row in self.rows)
 
     def __str__(self) -> str:
-        head = ("tensor", "shape", "checked", "worst at", "numeric", "analytic", "rel. error", "")
-        lines = [head]
+        lines: list[list[str]] = [
+            ["tensor", "shape", "checked", "worst_at", "numeric", "analytic", "rel.error", "verdict"]
+        ]
         for row in self.rows:
             verdict = "ok" if row.ok else "WRONG"
             kinks = f" ({row.kinks} on a kink)" if row.kinks else ""
-            lines.append((
-                row.name, "x".join(map(str, row.shape)), str(row.checked), str(list(row.index)),
-                f"{row.numeric:.8g}", f"{row.analytic:.8g}", f"{row.relative_error:.1e}",
-                verdict + kinks,
-            ))  # fmt: skip
-        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+            numbers = (f"{row.numeric:.8g}", f"{row.analytic:.8g}", f"{row.relative_error:.1e}")
+            shape = "x".join(map(str, row.shape))
+            at = str(list(row.at))
+            lines.append([row.name, shape, str(row.checked), at, *numbers, verdict + kinks])
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join(
             "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
             for line in lines

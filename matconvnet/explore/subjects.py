@@ -110,9 +110,7 @@ def _argument_names(f: Any, fallback: list[str]) -> list[str]:
     return [*names[: len(fallback)], *fallback[len(names) :]]
 
 
-def _from_layer(
-    layer: Layer, args: Sequence[Any], params: list[Any], training: bool
-) -> Subject:
+def _from_layer(layer: Layer, args: Sequence[Any], params: list[Any], training: bool) -> Subject:
     inputs = {f"input {i}" if len(args) > 1 else "x": _double(a) for i, a in enumerate(args)}
     known = layer.param_names
     names = [known[i] if i < len(known) else f"parameter {i}" for i in range(len(params))]
@@ -136,8 +134,8 @@ def _from_graph(
     tensors |= {n: w for n, w in weights.items() if w is not None and n not in averaged}
 
     def record(values: Tensors, derivative: bool) -> executor.Record:
-        given = {n: values.get(n, t) for n, t in fixed.items()}
-        learned = {n: values.get(n, w) if w is not None else None for n, w in weights.items()}
+        given, learned = {**fixed, **{n: values[n] for n in fixed if n in values}}, dict(weights)
+        learned.update({n: values[n] for n in weights if n in values})
         generator = torch.Generator().manual_seed(0)  # the same dropout masks at every evaluation
         return executor.forward(
             graph, learned, given, ctx=Context(training, generator), derivative=derivative

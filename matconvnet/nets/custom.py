@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import nan
 from typing import Any
 
+from matconvnet.geometry import full_size
 from matconvnet.layer import Layer
 from matconvnet.layout import map_arrays, to_tensor
-from matconvnet.nets.struct import Struct
+from matconvnet.nets.struct import Struct, to_list
 
 
 @dataclass
@@ -28,7 +30,7 @@ class Entry:
     saved: Any = field(default=None, repr=False)
 
     @property
-    def backwardTime(self) -> float:  # noqa: N802
+    def backwardTime(self) -> float:
         """The original's name of `backward_time`."""
         return self.backward_time
 
@@ -77,3 +79,12 @@ class Custom(Layer):
             call.saved.dzdw = ders[count:] or None  # of what the function keeps in its own fields
         ders = (*ders, *(None,) * count)[:count]
         return (to_tensor(entry.dzdx),), ders
+
+    def output_sizes(self, sizes, param_shapes) -> tuple[Any, ...]:
+        """By the struct's `getForwardSize(layer, size)`, if any; else the channels are unknown."""
+        function = self.struct.get("getForwardSize")
+        if function is None:
+            h, w, _, n = sizes[0]
+            return ((h, w, nan, n),)
+        size = to_list(function(Struct(self.struct), list(sizes[0])))
+        return (full_size(size, "what getForwardSize returned"),)

@@ -68,6 +68,7 @@ class Network(ABC):
         record: Record | None = None,
         depth: int | None = None,
         conserve_memory: bool = False,
+        precious: Iterable[str] = (),
         accumulate: bool = False,
         on_param: OnParam | None = None,
         wanted_inputs: Iterable[str] | None = None,
@@ -83,6 +84,7 @@ class Network(ABC):
             record: an earlier evaluation, whose parameter derivatives `accumulate` adds to.
             depth: how many layers, from the last, to differentiate.
             conserve_memory: free values as soon as nothing will read them.
+            precious: variables to keep all the same, beside those of the network.
             accumulate: add parameter derivatives to those of `record`.
             on_param: called with each parameter's name and derivative as it is complete.
             wanted_inputs: inputs whose derivative is wanted; None: all.
@@ -93,10 +95,11 @@ class Network(ABC):
         if mode not in ("normal", "test"):
             raise ValueError(f"mode is {mode!r}; wanted 'normal' or 'test'")
         values = self.values()
+        keep = {*self.precious, *precious}
         out = executor.forward(
             self.graph, values, {name: _door(value) for name, value in inputs.items()},
             ctx=Context(mode == "normal", generator), derivative=ders is not None, depth=depth,
-            conserve_memory=conserve_memory, precious=self.precious, sync=sync,
+            conserve_memory=conserve_memory, precious=keep, sync=sync,
         )  # fmt: skip
         if ders is None:
             return out
@@ -104,7 +107,7 @@ class Network(ABC):
             out.param_ders = dict(record.param_ders)
         return executor.backward(
             self.graph, values, out, _projections(ders, out), depth=depth,
-            conserve_memory=conserve_memory, precious=self.precious, accumulate=accumulate,
+            conserve_memory=conserve_memory, precious=keep, accumulate=accumulate,
             on_param=on_param, wanted_inputs=wanted_inputs, sync=sync,
         )  # fmt: skip
 

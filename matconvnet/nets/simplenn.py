@@ -1,5 +1,6 @@
 """SimpleNN: a network that is a list of layers, each reading what the one before wrote."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -112,10 +113,12 @@ class SimpleNN(Network):
 
     def _nodes(self) -> list[Node]:
         nodes = []
+        names = Counter(link.name for link in self.layers)
         for i, link in enumerate(self.layers, 1):
+            name = link.name if names[link.name] == 1 else f"{link.name} ({i})"
             labels = (self.label(i),) if link.layer.label_inputs else ()
             params = tuple(param.name for param in link.params)
-            nodes.append(Node(link.name, link.layer, (f"x{i - 1}", *labels), (f"x{i}",), params))
+            nodes.append(Node(name, link.layer, (f"x{i - 1}", *labels), (f"x{i}",), params))
         return nodes
 
 
@@ -149,9 +152,7 @@ def _read_link(entry: Mapping[str, Any], index: int) -> Link:
     return Link(layer, name, params, precious, extra)
 
 
-def _params(
-    layer: Layer, weights: list[Any], index: int, rates: Any, decays: Any
-) -> list[Param]:
+def _params(layer: Layer, weights: list[Any], index: int, rates: Any, decays: Any) -> list[Param]:
     names = layer.param_names
     weights = weights + [None] * (len(names) - len(weights))
     params = []
@@ -181,7 +182,10 @@ def _weight(weight: Any) -> Tensor | None:
 
 def _unlink(link: Link) -> struct.Struct:
     if isinstance(link.layer, Custom):
-        return struct.Struct(link.layer.struct)
+        out = struct.Struct(link.layer.struct)
+        if link.params:
+            out["weights"] = [[] if p.value is None else p.value for p in link.params]
+        return out
     out = struct.write_layer(link.layer)
     out["weights"] = [[] if p.value is None else p.value for p in link.params]
     out["name"], out["precious"] = link.name, link.precious

@@ -4,9 +4,8 @@ A struct is `{"layers": [{"type": "conv", "weights": [f, b], "pad": 1}, ...], "m
 `tidy` fills in what may be left out; `read_layer` makes a layer of one entry.
 """
 
-import copy
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ TYPES: dict[str, type[Layer]] = {
 """Layers that fit in a chain, by the name of their type in structs."""
 
 HAS_OPTS = ("conv", "convt", "pool")
+REQUIRED = ("pool",)  # struct fields without a default
 PARENTS = {"classes", "normalization"}  # top-level fields of old files that now live in meta
 
 
@@ -104,9 +104,11 @@ def tidy(net: Mapping[str, Any]) -> Struct:
 
 
 def _add_crop_size(meta: Struct) -> None:
-    """cropSize = size / (size + border), where only the border is given."""
+    """CropSize = size / (size + border), where only the border is given."""
     norm = meta.get("normalization")
-    if isinstance(norm, Mapping) and {"border", "imageSize"} <= set(norm) and "cropSize" not in norm:
+    if not isinstance(norm, Mapping) or "cropSize" in norm:
+        return
+    if {"border", "imageSize"} <= set(norm):
         size = [float(v) for v in to_list(norm["imageSize"])[:2]]
         border = [float(v) for v in to_list(norm["border"])]
         border = (border * 2)[:2]
@@ -139,9 +141,8 @@ def tidy_layer(layer: Mapping[str, Any], index: int) -> Struct:
         return out
     keys = field_keys(TYPES[kind])
     for f in fields(TYPES[kind]):
-        if f.name in keys and f.default is not MISSING and not (kind == "pool" and f.name == "size"):
-            default = [] if f.default is None else copy.copy(f.default)
-            out.setdefault(keys[f.name], default)
+        if f.name in keys and keys[f.name] not in REQUIRED:
+            out.setdefault(keys[f.name], [] if f.default is None else f.default)
     if kind in HAS_OPTS:
         out.setdefault("opts", [])
     return out
@@ -176,6 +177,8 @@ def read_layer(entry: Mapping[str, Any], index: int) -> Layer:
         if key in entry and (f.name in keys or not is_empty(entry[key])):
             value = entry[key]
             options[f.name] = None if is_empty(value) and f.default is None else _plain(value)
+        if kind in HAS_OPTS and f.name in ("pad", "crop") and f.name in options:
+            options[f.name] = _borders(options[f.name])
     if kind == "pool" and "size" not in options:
         raise FormatError(f"layer {index}, {entry.get('name')!r}, is a pool without field 'pool'")
     return layer(**options)
@@ -187,8 +190,16 @@ def _plain(value: Any) -> Any:
     if isinstance(tensor, torch.Tensor):
         if tensor.numel() == 1:
             return tensor.item()
-        return tuple(tensor.flatten().tolist()) if tensor.numel() <= 6 and tensor.dim() <= 2 else tensor
+        is_vector = tensor.numel() <= 6 and tensor.dim() <= 2
+        return tuple(tensor.flatten().tolist()) if is_vector else tensor
     return tuple(value) if isinstance(value, list) else value
+
+
+def _borders(value: Any) -> Any:
+    """Two numbers (vertical, horizontal) as (top, bottom, left, right); others as they are."""
+    if isinstance(value, tuple) and len(value) == 2:
+        return value[0], value[0], value[1], value[1]
+    return value
 
 
 def write_layer(layer: Layer) -> Struct:

@@ -45,7 +45,7 @@ def test_the_worst_element_is_named_with_both_values():
     spoil = WRONG["one element"]
     report = mcn.check_derivatives((mcn.conv, wrong_conv_backward(spoil)), X, F, B)
     row = report.rows[2]
-    assert row.index == (2,)
+    assert row.at == (2,)
     assert row.analytic - row.numeric == pytest.approx(1e-4, rel=1e-4)
     assert "WRONG" in str(report).splitlines()[3]
 

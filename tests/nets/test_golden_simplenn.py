@@ -70,7 +70,7 @@ def test_tidy(name):
                             assert np.asarray(a).dtype == b.dtype
             elif value is None:
                 assert is_empty(got[key])
-            elif isinstance(value, np.ndarray) or isinstance(value, list):
+            elif isinstance(value, (np.ndarray, list)):
                 assert np.array_equal(np.asarray(got[key], float), np.asarray(value, float))
             else:
                 assert got[key] == value

@@ -294,7 +294,7 @@ def test_loss_layers_in_the_middle_keep_their_value_in_a_forward_pass():
         (lambda: mcn.vl_simplenn({"layers": [{"type": "lstm"}]}, X), mcn.FormatError,
          "Unknown layer type 'lstm'"),
         (lambda: mcn.vl_simplenn({"layers": [{"type": "pool"}]}, X), mcn.FormatError, "'pool'"),
-        (lambda: mcn.vl_simplenn({"layers": [{"name": "a"}]}, X), mcn.FormatError, "no field 'type'"),
+        (lambda: mcn.vl_simplenn({"layers": [{"name": "a"}]}, X), mcn.FormatError, "field 'type'"),
         (lambda: mcn.vl_simplenn({"type": "relu"}, X), mcn.FormatError, "field 'layers'"),
         (lambda: mcn.vl_simplenn(chain(**{"class": []}), X), ValueError, "set its field 'class'"),
         (lambda: mcn.vl_simplenn(chain(**{"class": np.full(20, 11)}), X), ValueError, "10"),
@@ -302,7 +302,8 @@ def test_loss_layers_in_the_middle_keep_their_value_in_a_forward_pass():
         (lambda: mcn.vl_simplenn(chain(), X[:, :, :, None]), ValueError, "1 to 4 axes"),
         (lambda: mcn.vl_simplenn(chain(), randn(32, 32, 3, 2)), ValueError, "channels"),
         (lambda: mcn.vl_simplenn(chain(), X.astype(np.float64)), TypeError, "same type"),
-        (lambda: mcn.vl_simplenn({"layers": [{"type": "relu", "leak": -1}]}, X), ValueError, "leak"),
+        (lambda: mcn.vl_simplenn({"layers": [{"type": "relu", "leak": -1}]}, X), ValueError,
+         "leak is -1"),
         (lambda: mcn.vl_simplenn(chain(), X, randn(3, 3)), ValueError, "dzdy"),
     ],
 )  # fmt: skip

@@ -1,0 +1,36 @@
+"""`matconvnet evaluate`: the error of a trained network on a set of images."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from matconvnet.cli.sources import DataOption, TrainedArgument, load_images, open_trained
+
+
+def evaluate(
+    network: TrainedArgument,
+    data: DataOption = None,
+    images: Annotated[
+        Literal["train", "val", "test"], typer.Option("--set", help="Which images to classify.")
+    ] = "test",
+) -> None:
+    """Print the objective, the errors, the speed, and the worst confusions on a set of images."""
+    from rich.console import Console
+
+    from matconvnet.cli.classifier import Classifier
+    from matconvnet.cli.evaluation import confusion_table, evaluate_set
+    from matconvnet.cli.sources import check_images
+
+    net, imdb = open_trained(network), load_images(data)
+    check_images(net, imdb)
+    classifier = Classifier.of(net)
+    found = evaluate_set(classifier, imdb, images)
+    console = Console(highlight=False)
+    console.print(f"{found.count} images of the {images} set")
+    console.print(f"objective    {found.objective:.4f}")
+    for top in (1, 5):
+        wrong = found.mistakes(top)
+        console.print(f"top-{top} error  {100 * wrong / found.count:.2f} % ({wrong} images)")
+    console.print(f"speed        {found.count / found.seconds:.0f} images/s")
+    if found.mistakes():
+        console.print(confusion_table(found, classifier))

@@ -1,0 +1,1 @@
+"""Files of networks, in our own format and in those of others."""

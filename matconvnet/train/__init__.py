@@ -1,0 +1,1 @@
+"""Training: the one loop, its options, update rules, statistics and files."""

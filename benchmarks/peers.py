@@ -37,7 +37,9 @@ def _modules(link: Link, size: tuple[int, ...], is_flat: bool) -> list[nn.Module
             module: nn.Module = nn.Linear(h * w * c, k)
             _load(module, nchw(f).reshape(k, -1), b)
             return [module] if is_flat else [nn.Flatten(), module]
-        module = nn.Conv2d(c, k, (fh, fw), pair(layer.stride, "stride"), (top, left), groups=c // fc)
+        module = nn.Conv2d(
+            c, k, (fh, fw), pair(layer.stride, "stride"), (top, left), groups=c // fc
+        )
         _load(module, nchw(f), b)
         return [module]
     if isinstance(layer, Pooling):

@@ -1,6 +1,6 @@
 """Back-propagation by hand: two exercises with the blocks, vl_simplenn, and central differences.
 
-    python examples/backprop_by_hand.py
+python examples/backprop_by_hand.py
 """
 
 import numpy as np

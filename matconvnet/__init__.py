@@ -9,4 +9,6 @@ import lazy_loader
 from matconvnet._version import __version__ as __version__
 
 __getattr__, __dir__, _exported = lazy_loader.attach_stub(__name__, __file__)
-__all__ = sorted([*_exported, "__version__"], key=str.casefold)
+__all__ = sorted(  # pyright: ignore[reportUnsupportedDunderAll]
+    [*_exported, "__version__"], key=str.casefold
+)

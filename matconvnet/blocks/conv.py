@@ -14,6 +14,7 @@ from matconvnet.layer import Filter
 from matconvnet.layout import array_api, hwcn, nchw
 from matconvnet.window import Pad4, Size2, output_size, pair, quad
 
+aten: Any = torch.ops.aten
 Ders3 = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
@@ -100,41 +101,55 @@ def conv_backward(
     x4 = check_map(x)
     g = _geometry(x4, f, b, stride, pad, dilate)
     dzdy = check_projection(dzdy, g.output, x)
-    der_filters, der_biases = der_filters and f is not None, der_biases and b is not None
-    empty = x4.shape[3] == 0
-    dzdx = dzdf = dzdb = None
-    if der_biases and b is not None:
-        dzdb = dzdy.sum((0, 1, 3)).reshape(b.shape)
-    if f is None:
-        if der_data:
-            padded = _padded(x4, g).new_zeros(g.padded)
-            padded[:: g.stride[0], :: g.stride[1]] = dzdy
-            dzdx = _unpadded(padded, g, x4).reshape(x.shape)
-        return dzdx, None, dzdb
-    f4 = check_map(f, "f")
-    if empty:
-        dzdx = torch.zeros_like(x) if der_data else None
-        return dzdx, torch.zeros_like(f) if der_filters else None, dzdb
-    if g.is_full:
-        p = dzdy.reshape(g.output[2], -1)  # K x N
-        if der_filters:
-            fh, fw, fc, k = f4.shape
-            dzdf = (p @ _flat(x4)).reshape(k, fh, fw, fc).permute(1, 2, 3, 0)
-        if der_data:
-            h, w, c, n = x4.shape
-            dzdx = (p.t() @ _flat(f4)).reshape(n, h, w, c).permute(1, 2, 3, 0)
-    elif der_data or der_filters:
-        f_nchw = nchw(f4)
-        if f4.shape[3] == 1:  # torch 2.13 mistakes the memory order of one filter in float64
-            f_nchw = f_nchw.contiguous()
-        der_x, der_f, _ = torch.ops.aten.convolution_backward(
-            nchw(dzdy), nchw(_padded(x4, g)), f_nchw, None, g.stride, g.kernel_pad, g.dilate,
-            False, (0, 0), g.groups, (der_data, der_filters, False),
-        )  # fmt: skip
-        dzdx = _unpadded(hwcn(der_x), g, x4) if der_data else None
-        dzdf = hwcn(der_f) if der_filters else None
-    dzdx = None if dzdx is None else dzdx.reshape(x.shape)
-    return dzdx, None if dzdf is None else dzdf.reshape(f.shape), dzdb
+    wanted = (der_data, der_filters and f is not None)
+    if x4.shape[3] == 0:
+        dzdx, dzdf = torch.zeros_like(x4), None if f is None else torch.zeros_like(f)
+    elif f is None:
+        dzdx, dzdf = _subsampling_backward(x4, dzdy, g), None
+    elif g.is_full:
+        dzdx, dzdf = _product_backward(x4, check_map(f, "f"), dzdy, wanted)
+    else:
+        dzdx, dzdf = _kernel_backward(x4, check_map(f, "f"), dzdy, g, wanted)
+    return (
+        dzdx.reshape(x.shape) if dzdx is not None and wanted[0] else None,
+        dzdf.reshape(f.shape) if f is not None and dzdf is not None and wanted[1] else None,
+        dzdy.sum((0, 1, 3)).reshape(b.shape) if b is not None and der_biases else None,
+    )
+
+
+def _subsampling_backward(x: Tensor, dzdy: Tensor, g: "Geometry") -> Tensor:
+    padded = x.new_zeros(g.padded)
+    padded[:: g.stride[0], :: g.stride[1]] = dzdy
+    return _unpadded(padded, g, x)
+
+
+def _product_backward(
+    x: Tensor, f: Tensor, dzdy: Tensor, wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Derivatives where the filters cover the map: y = F x, with F of K rows and x of N columns."""
+    (h, w, c, n), k = x.shape, f.shape[3]
+    p = dzdy.reshape(k, n)
+    dzdx = (p.t() @ _flat(f)).reshape(n, h, w, c).permute(1, 2, 3, 0) if wanted[0] else None
+    dzdf = (p @ _flat(x)).reshape(k, h, w, c).permute(1, 2, 3, 0) if wanted[1] else None
+    return dzdx, dzdf
+
+
+def _kernel_backward(
+    x: Tensor, f: Tensor, dzdy: Tensor, g: "Geometry", wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    if not any(wanted):
+        return None, None
+    f_nchw = nchw(f)
+    if f.shape[3] == 1:  # torch 2.13 mistakes the memory order of one filter in float64
+        f_nchw = f_nchw.contiguous()
+    dzdx, dzdf, _ = aten.convolution_backward(
+        nchw(dzdy), nchw(_padded(x, g)), f_nchw, None, g.stride, g.kernel_pad, g.dilate, False,
+        (0, 0), g.groups, (*wanted, False),
+    )  # fmt: skip
+    return (
+        _unpadded(hwcn(dzdx), g, x) if wanted[0] else None,
+        hwcn(dzdf) if wanted[1] else None,
+    )
 
 
 class Geometry(NamedTuple):

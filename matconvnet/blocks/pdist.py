@@ -1,7 +1,7 @@
 """p-distance: how far the channels of every pixel are from those of a target."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -152,10 +152,10 @@ class PDist(Objective):
     aggregate: bool = False
     instance_weights: Tensor | float | None = None
 
-    def _arguments(self, inputs):
+    def _arguments(self, inputs) -> tuple[Any, Any, dict[str, Any]]:
         """(x, x0, options of `pdist` but p); weights that come as an input win over the field."""
         x, x0, weights = (*inputs, self.instance_weights)[:3]
-        options = self.options() | {"instance_weights": weights}
+        options: dict[str, Any] = self.options() | {"instance_weights": weights}
         del options["p"]
         return x, x0, options
 

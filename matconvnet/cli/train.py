@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from matconvnet.nets.simplenn import SimpleNN
 
 DIGITS_RECIPE = {"learningRate": [0.002] * 8 + [0.0002] * 2, "numEpochs": 10, "batchSize": 50}
-"""What suits the 8,000 digits of the package, where networks' own recipes are for 60,000 images."""
+"""For the 8,000 digits of the package, where the networks' own recipes are for 60,000 images.
+
+Chosen on a fifth of the training set. Test errors with seeds 0, 1, 2: lenet 2.15, 2.35, 2.25 %;
+lenet-bnorm 1.65, 1.80, 1.95 %.
+"""
 SHOWN = 40  # images in the gallery
 SHOWN_MISTAKES = 16
 

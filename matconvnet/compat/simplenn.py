@@ -75,7 +75,7 @@ def vl_simplenn(
     """
     opts = parse_options(OPTIONS, pairs, options)
     in_numpy = isinstance(x, np.ndarray)
-    chain = net if isinstance(net, SimpleNN) else _chain(net, in_numpy)
+    chain = net if isinstance(net, SimpleNN) else chain_of(net, in_numpy)
     backward = not struct.is_empty(dzdy)
     depth = _check(opts, backward, res)
     params = chain.values()
@@ -87,7 +87,7 @@ def vl_simplenn(
         "sync": bool(opts["sync"]),
     }
     # Parameters live where they are; a network moved to the GPU takes its input there.
-    with _cudnn(bool(opts["cudnn"])):
+    with cudnn_flags(bool(opts["cudnn"])):
         if opts["skip_forward"]:
             record = _recall(chain, res or [], ctx)
         else:
@@ -134,7 +134,7 @@ def vl_simplenn_start_parserv(net: Any, server: ParameterServer) -> None:
     server.start()
 
 
-def _chain(net: Any, in_numpy: bool) -> SimpleNN:
+def chain_of(net: Any, in_numpy: bool) -> SimpleNN:
     """The network of a struct; custom functions are given NumPy arrays, if that is what came in."""
     if in_numpy and isinstance(net, Mapping) and "layers" in net:
         layers = [
@@ -174,7 +174,8 @@ def _check(opts: dict[str, Any], backward: bool, res: Any) -> int | None:
     return int(depth)
 
 
-def _cudnn(enabled: bool):
+def cudnn_flags(enabled: bool):
+    """A context in which convolutions use cuDNN, or do not."""
     if enabled or not torch.cuda.is_available():
         return nullcontext()
     return torch.backends.cudnn.flags(enabled=False)
@@ -198,11 +199,11 @@ def _labels(chain: SimpleNN, images: int) -> dict[str, Tensor]:
         value = to_tensor(link.extra.get("class", []))
         if not isinstance(value, Tensor):
             value = torch.as_tensor(value)
-        labels[chain.label(i)] = _from_one(link.layer, value)
+        labels[chain.label(i)] = labels_from_one(link.layer, value)
     return labels
 
 
-def _from_one(layer: Layer, labels: Tensor) -> Tensor:
+def labels_from_one(layer: Layer, labels: Tensor) -> Tensor:
     """Class labels counted from 0 (0 becomes -1, ignored); attributes and targets as they are."""
     if isinstance(layer, SoftmaxLoss) and labels.dim() >= 3 and labels.shape[2] == 2:
         return torch.cat((labels[:, :, :1] - 1, labels[:, :, 1:]), 2)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from matconvnet.compat.display import vl_simplenn_display
 from matconvnet.compat.options import parse_options
-from matconvnet.compat.simplenn import _chain, _cudnn, _from_one
+from matconvnet.compat.simplenn import chain_of, cudnn_flags, labels_from_one
 from matconvnet.executor import Record
 from matconvnet.layer import Layer
 from matconvnet.layout import map_arrays, to_numpy, to_tensor
@@ -20,7 +20,7 @@ from matconvnet.nets.simplenn import SimpleNN
 from matconvnet.nets.struct import Struct, camel_case, is_empty, layer_list
 from matconvnet.train.meters import binary, multiclass
 from matconvnet.train.options import ERROR_LABELS, TrainOptions
-from matconvnet.train.trainer import Epoch, Trainer
+from matconvnet.train.trainer import Epoch, Trainer, prediction_of
 
 OWN = {f.name: f.default for f in fields(TrainOptions) if f.name not in ("resume", "device")}
 OPTIONS = {
@@ -62,7 +62,7 @@ def cnn_train(
     """
     opts = parse_options(OPTIONS, pairs, options)
     in_numpy = not isinstance(net, SimpleNN) and _is_numpy(net)
-    chain = net if isinstance(net, SimpleNN) else _chain(net, in_numpy)
+    chain = net if isinstance(net, SimpleNN) else chain_of(net, in_numpy)
     own = _plain(opts, imdb)
     params = Struct({camel_case(name): value for name, value in opts.items()})
 
@@ -77,7 +77,7 @@ def cnn_train(
         own["post_epoch_fn"] = _post_epoch(opts["post_epoch_fn"], answer, params, get_batch)
     if opts["progress"]:
         vl_simplenn_display(chain, batch_size=own["batch_size"])
-    with _cudnn(bool(opts["cudnn"])):
+    with cudnn_flags(bool(opts["cudnn"])):
         _, stats = Trainer(chain, imdb, batches, TrainOptions(**own)).run()
     batches.forget_labels()
     return answer(), Struct({phase: [Struct(s) for s in all_] for phase, all_ in stats.items()})
@@ -88,6 +88,7 @@ class _Batches:
 
     def __init__(self, get_batch: Callable[..., Any], chain: SimpleNN):
         self.get_batch, self.chain = get_batch, chain
+        self.prediction = prediction_of(chain)
         self.labels: Any = None
         self.in_numpy = False
         readers = [link.layer for link in chain.layers if link.layer.label_inputs]
@@ -103,7 +104,7 @@ class _Batches:
         if self.custom is not None:
             self.custom["class"] = self.labels
         labels = _tensor(self.labels)
-        return im, labels if self.reader is None else _from_one(self.reader, labels)
+        return im, labels if self.reader is None else labels_from_one(self.reader, labels)
 
     def forget_labels(self) -> None:
         """Take the labels of the last batch from the last layer, if it is a custom one."""
@@ -114,18 +115,18 @@ class _Batches:
         """An error function of the original as one for the trainer."""
         if function == "multiclass":
             return lambda _options, _labels, record: multiclass(
-                record.values[self.chain.prediction], self._classes(record)
+                record.values[self.prediction], self._classes(record)
             )
         if function == "binary":
             return lambda _options, _labels, record: binary(
-                record.values[self.chain.prediction], self._tensor_like(record)
+                record.values[self.prediction], self._tensor_like(record)
             )
         if not callable(function):
             return function  # TrainOptions explains
         return lambda _options, _labels, record: function(params, self.labels, self._res(record))
 
     def _tensor_like(self, record: Record) -> Tensor:
-        return _tensor(self.labels).to(record.values[self.chain.prediction].device)
+        return _tensor(self.labels).to(record.values[self.prediction].device)
 
     def _classes(self, record: Record) -> Tensor:
         """Classes from 0, whatever the last layer takes for labels."""
@@ -227,6 +228,6 @@ def _as_given(chain: SimpleNN, net: Mapping[str, Any], in_numpy: bool) -> Struct
         entry.pop("class", None)
         if given["type"] == "custom":
             entry.update({key: given[key] for key in ("forward", "backward") if key in given})
-        if in_numpy:
+        if in_numpy and "weights" in entry:
             entry["weights"] = map_arrays(entry["weights"], to_numpy)
     return out

@@ -46,7 +46,7 @@ class Report:
 
     def __str__(self) -> str:
         lines: list[list[str]] = [
-            ["tensor", "shape", "checked", "worst_at", "numeric", "analytic", "rel.error", "verdict"]
+            ["tensor", "shape", "checked", "worst at", "numeric", "analytic", "rel. error", ""]
         ]
         for row in self.rows:
             verdict = "ok" if row.ok else "WRONG"

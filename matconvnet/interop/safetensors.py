@@ -105,16 +105,18 @@ def read_file(path: Path_) -> NetworkFile:
         for name, method in content["train_methods"].items():
             net.params[name].train_method = method
         return NetworkFile(net, content["extra"])
-    except (AttributeError, KeyError, TypeError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise FormatError(f"{path} does not describe a network: {error!r}") from error
 
 
 def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     """`value` as JSON can hold it; its arrays go to `tensors`, under the name of their place."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "UO":
+        value = value.tolist()
     if isinstance(value, (Tensor, np.ndarray)):
+        if not _is_real(value):
+            raise TypeError(f"{place} is an array of {value.dtype}; wanted real numbers")
         tensor = to_tensor(value)
-        if not isinstance(tensor, Tensor) or tensor.is_complex():
-            raise TypeError(f"{place} is an array of {value.dtype}; wanted numbers")
         while place in tensors:  # {"a.b": ...} beside {"a": {"b": ...}}
             place += "'"
         tensors[place] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -140,6 +142,12 @@ def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(
         f"{place} is {type(value).__name__}; wanted numbers, strings, arrays, lists and dicts"
     )
+
+
+def _is_real(value: Tensor | np.ndarray) -> bool:
+    if isinstance(value, Tensor):
+        return not value.is_complex()
+    return value.dtype.kind in "biuf"
 
 
 def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:

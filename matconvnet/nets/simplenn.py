@@ -147,6 +147,8 @@ def _read_link(entry: Mapping[str, Any], index: int) -> Link:
         layer, list(entry.get("weights") or []), index,
         entry.get("learningRate"), entry.get("weightDecay"),
     )  # fmt: skip
+    if params:
+        read |= {"learningRate", "weightDecay"}
     extra = {key: value for key, value in entry.items() if key not in read}
     name, precious = entry.get("name", f"layer{index}"), bool(entry.get("precious", False))
     return Link(layer, name, params, precious, extra)

@@ -93,7 +93,8 @@ def restore(net: SimpleNN, checkpoint: Checkpoint) -> None:
         name = next(n for n in [*new, *old] if found.get(n) != wanted.get(n))
         raise ValueError(
             f"the checkpoint of epoch {checkpoint.epoch} in exp_dir is of another network: "
-            f"parameter {name!r} is {found.get(name)} there and {wanted.get(name)} here; "
+            f"parameter {name!r} is {found.get(name, 'absent')} there and "
+            f"{wanted.get(name, 'absent')} here; "
             "give another exp_dir, or resume=False"
         )
     for name, value in old.items():

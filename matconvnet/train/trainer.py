@@ -66,6 +66,11 @@ def shuffle(indices: np.ndarray, generator: torch.Generator) -> np.ndarray:
     return indices[torch.randperm(len(indices), generator=generator).numpy()]
 
 
+def prediction_of(net: SimpleNN) -> str:
+    """The variable that holds the predictions: what the last layer, the objective, reads."""
+    return net.graph.producer[net.output].inputs[0]
+
+
 class Trainer:
     """Trains a network on a database.
 
@@ -109,7 +114,8 @@ class Trainer:
             raise ValueError("there are no images in train nor in val; wanted some in either")
         if self.options.prefetch:
             check_prefetch(self.get_batch)
-        self.error_of = error_function(self.options, net.prediction)
+        self.prediction = prediction_of(net)
+        self.error_of = error_function(self.options, self.prediction)
         self.folder = None
         if self.options.exp_dir is not None and self.train.size:
             self.folder = Path(self.options.exp_dir)
@@ -250,7 +256,7 @@ class Trainer:
 
     def _precious(self) -> set[str]:
         """Variables that are read after an evaluation."""
-        names = {self.net.prediction}
+        names = {self.prediction}
         if self.options.plot_diagnostics:
             names.update(outputs(self.net))
         return names
@@ -263,5 +269,4 @@ class Trainer:
 
         self.diagnostics = diagnose(self.net, record, self.updater.state, rate)
         if self.folder is not None:
-            prediction = record.values[self.net.prediction]
-            plot_diagnostics(self.folder, self.diagnostics, prediction)
+            plot_diagnostics(self.folder, self.diagnostics, record.values[self.prediction])

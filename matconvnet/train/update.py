@@ -74,7 +74,7 @@ class Updater:
             average:   w = (1 - rate) * w + rate / size * der, whatever the learning rate
 
         Args:
-            ders: derivatives by parameter, summed over the batch.
+            ders: derivatives by parameter, summed over the batch; they are overwritten.
             size: images in the batch.
             learning_rate: of this epoch; `Param.learning_rate` multiplies it.
         """
@@ -91,7 +91,8 @@ class Updater:
                     groups[rate, decay].append(name)
         for (rate, decay), names in groups.items():
             fused = [n for n in names if self._is_fused(_value(self.params[n]))]
-            self._step_fused(fused, ders, size, rate, decay)
+            if fused:
+                self._step_fused(fused, ders, size, rate, decay)
             for name in names:
                 if name not in fused:
                     self._step(name, ders[name], size, rate, decay)
@@ -105,15 +106,14 @@ class Updater:
     ) -> None:
         """Step several parameters of the same rate and decay by the default solver."""
         values = [_value(self.params[name]) for name in names]
-        scaled = [torch.empty_like(value) for value in values]  # strides of the parameter
-        for name, value, der in zip(names, values, scaled, strict=True):
-            torch.div(ders[name], size, out=der)
+        for name, value in zip(names, values, strict=True):
             if name not in self.state:
                 self.state[name] = torch.zeros_like(value)
         states = [self.state[name] for name in names]
         sgd_fused(
-            values, states, scaled, lr=rate, weight_decay=decay,
-            momentum=self.options.momentum, nesterov_update=self.options.nesterov_update,
+            values, states, _as_values(values, [ders[name] for name in names]), size=size,
+            lr=rate, weight_decay=decay, momentum=self.options.momentum,
+            nesterov_update=self.options.nesterov_update,
         )  # fmt: skip
 
     def _step(self, name: str, der: Tensor, size: int, rate: float, decay: float) -> None:
@@ -130,6 +130,24 @@ class Updater:
             for name, kept in state.items()
             if name in self.params
         }
+
+
+def _as_values(values: list[Tensor], ders: list[Tensor]) -> list[Tensor]:
+    """Derivatives in the strides of their parameters, each in memory of its own."""
+    out, seen = [], set[int]()
+    for value, der in zip(values, ders, strict=True):
+        pointer = der.untyped_storage().data_ptr()
+        if not _same_strides(value, der) or pointer in seen:
+            der = torch.empty_like(value).copy_(der)
+        seen.add(pointer)
+        out.append(der)
+    return out
+
+
+def _same_strides(a: Tensor, b: Tensor) -> bool:
+    """True, if flat memory of both holds the same elements in the same order."""
+    pairs = zip(a.shape, a.stride(), b.stride(), strict=True)
+    return a.shape == b.shape and all(n == 1 or s == t for n, s, t in pairs)
 
 
 def _restored(kept: Any, value: Tensor) -> Any:

@@ -257,3 +257,23 @@ def test_defaults_are_written_once():
                 expected = (defaults[f.name], defaults[f.name])
                 block, field = deliberate.get((forward.__name__, f.name), expected)
                 assert (defaults[f.name], f.default) == (block, field), (layer.__name__, f.name)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@every_case
+def test_a_gpu_computes_the_same(case):
+    def moved(t):
+        return None if t is None else t.cuda()
+
+    if isinstance(case.layer, mcn.Dropout):
+        return  # its random numbers are the device's own
+    there = Case(case.layer, tuple(map(moved, case.inputs)), tuple(map(moved, case.params)))
+    here, _ = evaluate(case)
+    graph, inputs, params = graph_of(there)
+    record = executor.forward(graph, params, inputs, derivative=True)
+    p = randn(*here.values["y"].shape, seed=9).cuda()
+    executor.backward(graph, params, record, {"y": p})
+    for name in ("values", "ders", "param_ders"):
+        for key, want in getattr(here, name).items():
+            assert_close(getattr(record, name)[key].cpu(), want, AUTOGRAD)

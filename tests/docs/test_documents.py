@@ -30,7 +30,8 @@ def test_backprop_by_hand(capsys):
     assert all(float(v) < 1e-12 for v in re.findall(r"^  dzd\w (\S+)$", out, re.MULTILINE))
     for analytic, numeric in re.findall(r"d\w\[.*\]: (\S+) (\S+)$", out, re.MULTILINE):
         assert float(analytic) == pytest.approx(float(numeric), rel=1e-6)
-    difference, total, mistake = (float(v) for v in re.findall(r"\s(-?\d+\.\d{8})$", out, re.M)[-3:])
+    last_three = re.findall(r"\s(-?\d+\.\d{8})$", out, re.MULTILINE)[-3:]
+    difference, total, mistake = map(float, last_three)
     assert total == pytest.approx(difference, rel=1e-6)
     assert mistake != pytest.approx(difference, rel=0.1)
 

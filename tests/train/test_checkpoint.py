@@ -264,7 +264,7 @@ def test_a_network_without_the_state_of_training_is_passed_over(tmp_path):
 
 def test_checkpoints_of_another_network_are_refused(tmp_path):
     run(tmp_path, 1)
-    with pytest.raises(ValueError, match="another network: parameter 'l2_1' is .* and None here"):
+    with pytest.raises(ValueError, match="another network: parameter 'l3_1' is absent there and "):
         train(small_net(dtype=torch.float32), Data(), tmp_path)
     with pytest.raises(ValueError, match=r"'l1_1' is torch.float32 of .* and torch.float64 of "):
         train(small_net(), Data(), tmp_path)
@@ -312,7 +312,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
 
     with pytest.raises(OSError, match="No space left"):
         run(folder, 4, post_epoch_fn=fill_the_disk)
-    with pytest.raises(OSError, match="exp_dir .* cannot be written: No space left"):
+    with pytest.raises(OSError, match=r"exp_dir .* cannot be written: No space left"):
         run(folder, 4)
     monkeypatch.undo()
     assert names(folder) == ["net-epoch-1.safetensors", "net-epoch-2.safetensors", "stats.jsonl"]

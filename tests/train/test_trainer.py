@@ -80,6 +80,19 @@ def test_random_numbers_of_get_batch_are_those_of_the_epoch_and_torch_keeps_its_
     assert_identical(values(one), values(two))
 
 
+def test_what_get_batch_draws_does_not_change_the_masks():
+    data = Data()
+
+    def drawing(imdb, indices):
+        torch.rand(3)
+        return data.get_batch(imdb, indices)
+
+    one, two = small_net(dropout=0.5), small_net(dropout=0.5)
+    train(one, data)
+    train(two, data, get_batch=drawing)
+    assert_identical(values(one), values(two))
+
+
 @pytest.mark.parametrize(
     ("schedule", "rates"),
     [

@@ -46,17 +46,19 @@ def sgd_fused(
     states: Sequence[Tensor],
     ders: Sequence[Tensor],
     *,
+    size: int,
     momentum: float,
     nesterov_update: bool,
     lr: float,
     weight_decay: float,
 ) -> None:
-    """Step many parameters in place, in one kernel: `sgd` with der + weight_decay * w.
+    """Step many parameters in place, in one kernel: `sgd` with der / size + weight_decay * w.
 
     Args:
         values: float32 or float64, dense.
         states: as many, of the types and strides of `values`: the kernel sees flat memory.
-        ders: likewise.
+        ders: likewise; they are overwritten.
+        size: images in the batch.
         momentum: > 0; this and the other options hold for all of `values`.
         nesterov_update: as in `sgd`.
         lr: learning rate.
@@ -66,6 +68,8 @@ def sgd_fused(
     # then w = w - lr * buf; hence the turned signs of decay and rate.
     torch_sgd(
         list(values), list(ders), list(states), fused=True, maximize=True, dampening=0,
+        grad_scale=values[0].new_tensor(size, dtype=torch.float32),
+        found_inf=values[0].new_zeros((), dtype=torch.float32),
         weight_decay=-weight_decay, lr=-lr, momentum=momentum, nesterov=nesterov_update,
     )  # fmt: skip
 

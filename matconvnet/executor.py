@@ -7,7 +7,6 @@ derivatives to it. The executor alone decides what is kept: layers say what they
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,19 +75,22 @@ def forward(
             continue
         start = time.perf_counter()
         values = tuple(record.values[v] for v in node.inputs)
-        with _located(node, values):
-            outputs, saved = node.layer.forward(
-                values, tuple(params[p] for p in node.params), record.ctx
-            )
+        given = tuple(params[p] for p in node.params)
+        try:
+            outputs, saved = node.layer.forward(values, given, record.ctx)
+        except Exception as error:
+            _locate(error, node, values)
+            raise
         record.values.update(zip(node.outputs, outputs, strict=True))
         if node.name in reached or keep is None or node.layer.keeps_saved:
             record.saved[node.name] = saved
         if keep is not None:
-            left.subtract(node.inputs)
+            for v in node.inputs:
+                left[v] -= 1
             for v in (*node.inputs, *node.outputs):
                 if v not in keep and not left[v]:
                     record.values.pop(v, None)
-            del values, outputs, saved
+            del values, outputs, saved  # or the last references would outlive the next layer
         record.forward_time[node.name] = _elapsed(start, sync)
     return record
 
@@ -106,6 +108,7 @@ def backward(
     accumulate: bool = False,
     on_param: OnParam | None = None,
     wanted_inputs: Iterable[str] | None = None,
+    out: Mapping[str, Tensor] | None = None,
     sync: bool = False,
 ) -> Record:
     """Differentiate the sum of <ders[v], v> by all values in `record`, from the last node back.
@@ -125,6 +128,8 @@ def backward(
         on_param: called with (name, derivative) as soon as a parameter's derivative is complete,
             which then is not kept in the record.
         wanted_inputs: network inputs whose derivative is wanted; None: all.
+        out: tensors by parameter that nobody needs any more, such as the derivatives of the batch
+            before; new derivatives may be written to them, which spares fresh memory.
         sync: wait for the device after each node.
 
     Returns: `record`.
@@ -144,9 +149,10 @@ def backward(
         if node.name not in reached:
             continue
         start = time.perf_counter()
-        pending.subtract(node.params)
+        for p in node.params:
+            pending[p] -= 1
         if all(v in record.ders for v in node.outputs):
-            der_inputs, der_params = _differentiate(node, params, record, wanted)
+            der_inputs, der_params = _differentiate(node, params, record, wanted, out or {})
             _add_variables(node, der_inputs, record, wanted)
             _add_params(node, der_params, record, accumulate, touched)
         if on_param is not None:
@@ -169,7 +175,13 @@ def backward(
     return record
 
 
-def _differentiate(node: Node, params: Params, record: Record, wanted: frozenset[str]):
+def _differentiate(
+    node: Node,
+    params: Params,
+    record: Record,
+    wanted: frozenset[str],
+    out: Mapping[str, Tensor],
+):
     """Call the layer's backward with just what it declared to need.
 
     A layer whose `saved` was not kept is given all there is, to compute it again.
@@ -196,9 +208,13 @@ def _differentiate(node: Node, params: Params, record: Record, wanted: frozenset
         record.saved.get(node.name),
         record.ctx,
         tuple(v in wanted for v in node.inputs),
+        tuple(out.get(p) for p in node.params),
     )
-    with _located(node, inputs):
+    try:
         return node.layer.backward(call, tuple(record.ders[v] for v in node.outputs))
+    except Exception as error:
+        _locate(error, node, inputs)
+        raise
 
 
 def _add_variables(node: Node, ders, record: Record, wanted: frozenset[str]) -> None:
@@ -255,15 +271,10 @@ def _kept(graph: Graph, reached: frozenset[str], precious: Iterable[str]) -> fro
     return frozenset(keep)
 
 
-@contextmanager
-def _located(node: Node, values):
-    """Add to any error the layer in which it happened, and the shapes it was given."""
-    try:
-        yield
-    except Exception as error:
-        shapes = [tuple(v.shape) if isinstance(v, Tensor) else None for v in values]
-        error.add_note(f"in layer {node.name!r} ({type(node.layer).__name__}), inputs {shapes}")
-        raise
+def _locate(error: Exception, node: Node, values: tuple[Tensor | None, ...]) -> None:
+    """Add to an error the layer in which it happened, and the shapes it was given."""
+    shapes = [tuple(v.shape) if isinstance(v, Tensor) else None for v in values]
+    error.add_note(f"in layer {node.name!r} ({type(node.layer).__name__}), inputs {shapes}")
 
 
 def _elapsed(start: float, sync: bool) -> float:

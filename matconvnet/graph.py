@@ -1,5 +1,6 @@
 """Structure of a network: layers wired by named variables, and the order in which they run."""
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ class Node(NamedTuple):
     params: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Graph:
     """Nodes in the order in which they run, with what the executor asks about them.
 
@@ -32,13 +33,13 @@ class Graph:
     readers: Mapping[str, int]
     users: Mapping[str, int]
 
-    @property
+    @functools.cached_property
     def inputs(self) -> tuple[str, ...]:
         """Variables that no node writes, in the order in which they are first read."""
         names = dict.fromkeys(v for node in self.nodes for v in node.inputs)
         return tuple(v for v in names if v not in self.producer)
 
-    @property
+    @functools.cached_property
     def outputs(self) -> tuple[str, ...]:
         """Variables that no node reads, in the order in which they are written."""
         return tuple(v for node in self.nodes for v in node.outputs if not self.readers.get(v))

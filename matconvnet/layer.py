@@ -31,7 +31,8 @@ class Call(NamedTuple):
 
     `inputs` and `outputs` hold None for whatever the layer did not declare in `needs`. `saved` is
     what forward returned beside its outputs, or None when it was not kept: a layer that can
-    recompute it does. `wanted` tells for each input whether its derivative will be used.
+    recompute it does. `wanted` tells for each input whether its derivative will be used. `out` may
+    hold, for each parameter, a tensor of its shape that backward may write the derivative to.
     """
 
     inputs: Tensors
@@ -40,6 +41,7 @@ class Call(NamedTuple):
     saved: Any
     ctx: Context
     wanted: tuple[bool, ...]
+    out: Tensors = ()
 
 
 class Field(NamedTuple):

@@ -6,7 +6,7 @@ Maps are H x W x C x N and filter banks H x W x C x K to everybody. Torch kernel
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -89,11 +89,25 @@ def map_arrays(value: Any, convert: Callable[[Any], Any]) -> Any:
     return convert(value)
 
 
-def has_array(value: Any) -> bool:
-    """True, if `value` is a NumPy array or a list or tuple that holds one."""
-    if isinstance(value, (list, tuple)):
-        return any(has_array(v) for v in value)
-    return isinstance(value, np.ndarray)
+def _leaves(values: Iterable[Any]) -> Iterator[Any]:
+    """The tensors and arrays among the values, in order."""
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _leaves(value)
+        elif isinstance(value, (Tensor, np.ndarray)):
+            yield value
+
+
+def has_array(values: Iterable[Any]) -> bool:
+    """True, if there is a NumPy array among the values, or in lists and tuples among them."""
+    for value in values:
+        kind = type(value)
+        if kind is not Tensor and kind is not int:  # the usual ones, told quickly
+            if isinstance(value, np.ndarray):
+                return True
+            if isinstance(value, (list, tuple)) and has_array(value):
+                return True
+    return False
 
 
 def array_api(function: F) -> F:
@@ -101,9 +115,9 @@ def array_api(function: F) -> F:
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if not (any(map(has_array, args)) or any(map(has_array, kwargs.values()))):
+        if not (has_array(args) or has_array(kwargs.values())):
             return function(*args, **kwargs)
-        in_torch = isinstance(next(iter(args), None), Tensor)
+        in_torch = isinstance(next(_leaves([*args, *kwargs.values()]), None), Tensor)
         args = tuple(map_arrays(a, to_tensor) for a in args)
         kwargs = {k: map_arrays(v, to_tensor) for k, v in kwargs.items()}
         answer = function(*args, **kwargs)

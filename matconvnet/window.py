@@ -40,7 +40,7 @@ def integers(value: Any, name: str, counts: Sequence[int], low: int) -> tuple[in
 
 def pair(value: Size2, name: str, low: int = 1) -> tuple[int, int]:
     """(vertical, horizontal) of an option given as one number or two."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= low:
+    if type(value) is int and value >= low:
         return value, value
     items = integers(value, name, (1, 2), low)
     return items[0], items[-1]
@@ -48,7 +48,7 @@ def pair(value: Size2, name: str, low: int = 1) -> tuple[int, int]:
 
 def quad(value: Pad4, name: str) -> tuple[int, int, int, int]:
     """(top, bottom, left, right) of an option given as one number or four."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if type(value) is int and value >= 0:
         return value, value, value, value
     items = integers(value, name, (1, 4), 0)
     top, bottom, left, right = items * 4 if len(items) == 1 else items

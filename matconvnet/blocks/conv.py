@@ -1,5 +1,6 @@
 """Convolution: a bank of filters slides over a map; groups, stride, padding, dilation."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -63,8 +64,9 @@ def conv(
         return x4.new_empty(g.output)
     bias = None if b is None else b.reshape(-1)
     if g.is_full:
-        y = F.linear(_flat(x4), _flat(f4), bias)
-        return y.t().reshape(g.output)
+        rows, columns = _flat(f4), _flat(x4).t()
+        y = rows @ columns if bias is None else torch.addmm(bias[:, None], rows, columns)
+        return y.reshape(g.output)
     x_nchw = nchw(_padded(x4, g))
     return hwcn(F.conv2d(x_nchw, nchw(f4), bias, g.stride, g.kernel_pad, g.dilate, g.groups))
 
@@ -82,6 +84,7 @@ def conv_backward(
     der_data: bool = True,
     der_filters: bool = True,
     der_biases: bool = True,
+    out: Tensor | None = None,
 ) -> Ders3:
     """Derivatives of `conv` projected on `dzdy`: (dzdx, dzdf, dzdb).
 
@@ -93,6 +96,7 @@ def conv_backward(
         x, f, b, stride, pad, dilate: as in `conv`.
         dzdy: shape of the output of `conv`.
         der_data, der_filters, der_biases: which derivatives are wanted.
+        out: a tensor of the shape of `f` that dzdf may be written to, where the kernel can.
 
     Returns: derivatives with the shapes of `x`, `f`, `b`; None for an absent or unwanted one.
     Raises: as `conv`; ValueError, if `dzdy` has not the shape of the output.
@@ -107,7 +111,7 @@ def conv_backward(
     elif f is None:
         dzdx, dzdf = _subsampling_backward(x4, dzdy, g), None
     elif g.is_full:
-        dzdx, dzdf = _product_backward(x4, check_map(f, "f"), dzdy, wanted)
+        dzdx, dzdf = _product_backward(x4, check_map(f, "f"), dzdy, wanted, out)
     else:
         dzdx, dzdf = _kernel_backward(x4, check_map(f, "f"), dzdy, g, wanted)
     return (
@@ -124,14 +128,19 @@ def _subsampling_backward(x: Tensor, dzdy: Tensor, g: "Geometry") -> Tensor:
 
 
 def _product_backward(
-    x: Tensor, f: Tensor, dzdy: Tensor, wanted: tuple[bool, bool]
+    x: Tensor, f: Tensor, dzdy: Tensor, wanted: tuple[bool, bool], out: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """Derivatives where the filters cover the map: y = F x, with F of K rows and x of N columns."""
     (h, w, c, n), k = x.shape, f.shape[3]
     p = dzdy.reshape(k, n)
     dzdx = (p.t() @ _flat(f)).reshape(n, h, w, c).permute(1, 2, 3, 0) if wanted[0] else None
-    dzdf = (p @ _flat(x)).reshape(k, h, w, c).permute(1, 2, 3, 0) if wanted[1] else None
-    return dzdx, dzdf
+    if not wanted[1]:
+        return dzdx, None
+    rows = out.permute(3, 0, 1, 2) if out is not None and out.shape == f.shape else None
+    if rows is None or not rows.is_contiguous() or rows.dtype != x.dtype:
+        rows = f.new_empty((k, h, w, c))
+    torch.mm(p, _flat(x), out=rows.view(k, -1))
+    return dzdx, rows.permute(1, 2, 3, 0)
 
 
 def _kernel_backward(
@@ -169,16 +178,30 @@ class Geometry(NamedTuple):
 
 def _geometry(x: Tensor, f: Tensor | None, b: Tensor | None, stride, pad, dilate) -> Geometry:
     check_same(x, f=f, b=b)
+    f_shape = None if f is None else f.shape if f.dim() == 4 else check_map(f, "f").shape
     strides, pads, taps = pair(stride, "stride"), quad(pad, "pad"), pair(dilate, "dilate")
-    h, w, c, n = x.shape
+    return _plan(x.shape, f_shape, None if b is None else b.shape, strides, pads, taps)
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(
+    x: torch.Size,
+    f: torch.Size | None,
+    b: torch.Size | None,
+    strides: tuple[int, int],
+    pads: tuple[int, int, int, int],
+    taps: tuple[int, int],
+) -> Geometry:
+    """The geometry that shapes and options amount to; worked out once for each."""
+    h, w, c, n = x
     if f is None:
         if taps != (1, 1):
-            raise ValueError(f"dilate is {dilate}; wanted 1 where there are no filters")
+            raise ValueError(f"dilate is {taps}; wanted 1 where there are no filters")
         fh, fw, k, groups = 1, 1, c, 1
     else:
-        if f.numel() == 0:
-            raise ValueError(f"f has shape {tuple(f.shape)}; wanted no axis of size 0 (or f=None)")
-        fh, fw, fc, k = check_map(f, "f").shape
+        if 0 in f:
+            raise ValueError(f"f has shape {tuple(f)}; wanted no axis of size 0 (or f=None)")
+        fh, fw, fc, k = f
         if c == 0 or c % fc != 0:
             raise ValueError(f"f has {fc} input channels, x has {c}; wanted a divisor of {c}")
         groups = c // fc
@@ -188,7 +211,7 @@ def _geometry(x: Tensor, f: Tensor | None, b: Tensor | None, stride, pad, dilate
                 f"wanted a multiple of {groups}"
             )
     if b is not None and b.numel() != k:
-        raise ValueError(f"b has {b.numel()} elements, shape {tuple(b.shape)}; wanted {k}")
+        raise ValueError(f"b has {b.numel()} elements, shape {tuple(b)}; wanted {k}")
     top, bottom, left, right = pads
     padded = (h + top + bottom, w + left + right, c, n)
     extent = ((fh - 1) * taps[0] + 1, (fw - 1) * taps[1] + 1)
@@ -251,7 +274,9 @@ class Conv(Filter):
     def backward(self, call, der_outputs):
         """See `conv_backward`."""
         (x,), (f, b), (dzdy,) = call.inputs, call.params, der_outputs
-        ders = conv_backward(x, f, b, dzdy, **self._options(), der_data=call.wanted[0])
+        ders = conv_backward(
+            x, f, b, dzdy, **self._options(), der_data=call.wanted[0], out=(*call.out, None)[0]
+        )
         return ders[:1], ders[1:]
 
     def window(self, param_shapes):

@@ -69,11 +69,7 @@ def loss(
 
     Source: vl_nnloss; MatConvNet manual, "Losses and comparisons".
     """
-    p = _problem(x, c, loss, instance_weights, threshold, top_k)
-    t = p.kind.value(p.rows, p.labels, *p.options).to(p.rows.dtype)
-    if p.weights is not None:
-        t = t * p.weights
-    return t.masked_fill(p.ignored, 0).sum().to(x.dtype)
+    return total(pose(x, c, loss, instance_weights, threshold, top_k), x)
 
 
 @array_api
@@ -104,7 +100,19 @@ def loss_backward(
     Raises: as `loss`; ValueError, if `dzdy` is not one number.
     Source: vl_nnloss.
     """
-    p = _problem(x, c, loss, instance_weights, threshold, top_k)
+    return slope(pose(x, c, loss, instance_weights, threshold, top_k), x, dzdy)
+
+
+def total(p: "Problem", x: Tensor) -> Tensor:
+    """The value of `loss`."""
+    t = p.kind.value(p.rows, p.labels, *p.options).to(p.rows.dtype)
+    if p.weights is not None:
+        t = t * p.weights
+    return t.masked_fill(p.ignored, 0).sum().to(x.dtype)
+
+
+def slope(p: "Problem", x: Tensor, dzdy: Tensor | float) -> Tensor:
+    """The derivative of `loss`."""
     w = check_scalar_projection(dzdy, x)
     if p.kind.slope is None or x.numel() == 0:
         return torch.zeros_like(x)
@@ -126,7 +134,10 @@ class Problem(NamedTuple):
     weights: Tensor | None
 
 
-def _problem(x: Tensor, c: Tensor, loss, instance_weights, threshold, top_k) -> Problem:
+def pose(
+    x: Tensor, c: Tensor, loss="softmaxlog", instance_weights=None, threshold=0.0, top_k=5
+) -> Problem:
+    """Check the arguments of `loss`."""
     name = loss.lower() if isinstance(loss, str) else loss
     if name not in KINDS:
         raise ValueError(f"loss is {loss!r}; wanted one of {', '.join(KINDS)}")
@@ -191,13 +202,15 @@ class Loss(Objective):
 
     def forward(self, inputs, params, ctx):
         """See `loss`."""
-        x, c, *weights = inputs
-        weight = weights[0] if weights else None
-        return (loss(x, c, instance_weights=weight, **self.options()),), None
+        problem = self._pose(inputs)
+        return (total(problem, inputs[0]),), problem
 
     def backward(self, call, der_outputs):
         """See `loss_backward`; labels and weights have no derivative."""
-        x, c, *weights = call.inputs
-        weight = weights[0] if weights else None
-        dzdx = loss_backward(x, c, der_outputs[0], instance_weights=weight, **self.options())
-        return (dzdx, None, *(None for _ in weights)), ()
+        problem = call.saved or self._pose(call.inputs)
+        dzdx = slope(problem, call.inputs[0], der_outputs[0])
+        return (dzdx, *(None for _ in call.inputs[1:])), ()
+
+    def _pose(self, inputs) -> Problem:
+        x, c, *weights = inputs
+        return pose(x, c, self.loss, (*weights, None)[0], self.threshold, self.top_k)

@@ -1,5 +1,6 @@
 """Spatial pooling: the maximum or the mean of every window of every channel."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -95,13 +96,24 @@ def _window(x: Tensor, size, stride, pad, method) -> Window:
     kind = str(method).lower()
     if kind not in ("max", "avg"):
         raise ValueError(f"method is {method!r}; wanted 'max' or 'avg'")
-    sizes, strides, pads = pair(size, "size"), pair(stride, "stride"), quad(pad, "pad")
+    return _plan(x.shape, pair(size, "size"), pair(stride, "stride"), quad(pad, "pad"), kind)
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(
+    shape: torch.Size,
+    sizes: tuple[int, int],
+    strides: tuple[int, int],
+    pads: tuple[int, int, int, int],
+    kind: str,
+) -> Window:
+    """The window that a shape and options amount to; worked out once for each."""
     top, bottom, left, right = pads
     if max(top, bottom) >= sizes[0] or max(left, right) >= sizes[1]:
         raise ValueError(
             f"pad {pads} (top, bottom, left, right) must be smaller than the window {sizes}"
         )
-    h, w, c, n = x.shape
+    h, w, c, n = shape
     y = output_size(h + top + bottom, sizes[0], strides[0])
     x_ = output_size(w + left + right, sizes[1], strides[1])
     if y < 1 or x_ < 1:

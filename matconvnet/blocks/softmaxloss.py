@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from matconvnet.blocks._checks import check_map
-from matconvnet.blocks.loss import Objective, loss, loss_backward
+from matconvnet.blocks.loss import Objective, Problem, pose, slope, total
 from matconvnet.layout import array_api, as4d
 
 
@@ -26,8 +26,7 @@ def softmaxloss(x: Tensor, c: Tensor) -> Tensor:
     Raises: as `loss`.
     Source: vl_nnsoftmaxloss (deprecated there).
     """
-    labels, weights = _split(x, c)
-    return loss(x, labels, instance_weights=weights)
+    return total(_pose(x, c), x)
 
 
 @array_api
@@ -39,15 +38,14 @@ def softmaxloss_backward(x: Tensor, c: Tensor, dzdy: Tensor | float) -> Tensor:
     Raises: as `loss_backward`.
     Source: vl_nnsoftmaxloss.
     """
-    labels, weights = _split(x, c)
-    return loss_backward(x, labels, dzdy, instance_weights=weights)
+    return slope(_pose(x, c), x, dzdy)
 
 
-def _split(x: Tensor, c: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Labels, with -1 for every negative one, and the weights in the type of `x`."""
+def _pose(x: Tensor, c: Tensor) -> Problem:
+    """The problem with -1 for every negative label, and the weights in the type of `x`."""
     n = check_map(x).shape[3]
     if not isinstance(c, Tensor) or c.is_complex():
-        return c, None  # `loss` explains
+        return pose(x, c)  # explains what was wanted
     weights = None
     if c.numel() != n and c.dim() > 0:
         c = as4d(c, "c")
@@ -55,7 +53,7 @@ def _split(x: Tensor, c: Tensor) -> tuple[Tensor, Tensor | None]:
             c, weights = c[:, :, :1], c[:, :, 1:].to(x.dtype)
         elif c.shape[2] != 1:
             raise ValueError(f"c has {c.shape[2]} channels; wanted 1, or 2 (labels and weights)")
-    return torch.where(c < 0, -1, c), weights
+    return pose(x, torch.where(c < 0, -1, c), instance_weights=weights)
 
 
 @dataclass(frozen=True)
@@ -66,9 +64,10 @@ class SoftmaxLoss(Objective):
 
     def forward(self, inputs, params, ctx):
         """See `softmaxloss`."""
-        return (softmaxloss(*inputs),), None
+        problem = _pose(*inputs)
+        return (total(problem, inputs[0]),), problem
 
     def backward(self, call, der_outputs):
         """See `softmaxloss_backward`; labels have no derivative."""
-        x, c = call.inputs
-        return (softmaxloss_backward(x, c, der_outputs[0]), None), ()
+        problem = call.saved or _pose(*call.inputs)
+        return (slope(problem, call.inputs[0], der_outputs[0]), None), ()

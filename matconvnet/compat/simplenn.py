@@ -239,6 +239,8 @@ def _recall(chain: SimpleNN, res: list[Entry], ctx: Context) -> Record:
         after = res[i + 1]
         if after.aux is not None:
             record.saved[node.name] = to_tensor(after.aux)
+        elif node.layer.label_inputs:
+            continue  # the labels may be others now
         elif after.saved is not None and after.saved[0] is res[i].x is not None:
             record.saved[node.name] = after.saved[1]
     return record

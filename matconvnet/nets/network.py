@@ -72,6 +72,7 @@ class Network(ABC):
         accumulate: bool = False,
         on_param: OnParam | None = None,
         wanted_inputs: Iterable[str] | None = None,
+        out: Mapping[str, Tensor] | None = None,
         sync: bool = False,
     ) -> Record:
         """Evaluate the network, and differentiate it if `ders` are given.
@@ -88,6 +89,7 @@ class Network(ABC):
             accumulate: add parameter derivatives to those of `record`.
             on_param: called with each parameter's name and derivative as it is complete.
             wanted_inputs: inputs whose derivative is wanted; None: all.
+            out: tensors by parameter that new derivatives may be written to.
             sync: wait for the device after each layer, so that times mean something.
 
         Returns: a new Record: `values`, `ders`, `param_ders`, `forward_time`, `backward_time`.
@@ -96,19 +98,19 @@ class Network(ABC):
             raise ValueError(f"mode is {mode!r}; wanted 'normal' or 'test'")
         values = self.values()
         keep = {*self.precious, *precious}
-        out = executor.forward(
+        made = executor.forward(
             self.graph, values, {name: _door(value) for name, value in inputs.items()},
             ctx=Context(mode == "normal", generator), derivative=ders is not None, depth=depth,
             conserve_memory=conserve_memory, precious=keep, sync=sync,
         )  # fmt: skip
         if ders is None:
-            return out
+            return made
         if accumulate and record is not None:
-            out.param_ders = dict(record.param_ders)
+            made.param_ders = dict(record.param_ders)
         return executor.backward(
-            self.graph, values, out, _projections(ders, out), depth=depth,
+            self.graph, values, made, _projections(ders, made), depth=depth,
             conserve_memory=conserve_memory, precious=keep, accumulate=accumulate,
-            on_param=on_param, wanted_inputs=wanted_inputs, sync=sync,
+            on_param=on_param, wanted_inputs=wanted_inputs, out=out, sync=sync,
         )  # fmt: skip
 
     def convert(self, change: Callable[[Tensor], Tensor]) -> None:

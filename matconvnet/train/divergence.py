@@ -1,5 +1,6 @@
 """Where a number that is not finite came from: the first layer that made it."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -60,9 +61,12 @@ def explain(net: SimpleNN, parts: Sequence[Part], *, training: bool, depth: int 
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """True, if the sum of every tensor is finite: cheap, and false whenever an element is not."""
-    sums = [t.sum(dtype=torch.float32 if t.element_size() < 4 else None).double() for t in tensors]
-    return not sums or bool(torch.stack(sums).isfinite().all())
+    """True, if every element of every tensor is finite."""
+    tensors = list(tensors)
+    if not tensors:
+        return True
+    total = torch.stack([t.sum(dtype=torch.float32) for t in tensors]).sum()
+    return math.isfinite(total) or all(map(_finite, tensors))  # large numbers may overflow a sum
 
 
 def _finite(tensor: Tensor | None) -> bool:

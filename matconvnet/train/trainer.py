@@ -183,6 +183,7 @@ class Trainer:
                 conserve_memory=self.options.conserve_memory,
                 precious=self._precious(),
                 wanted_inputs=(),
+                out=updater.spare if record is None else None,
                 sync=self.options.sync,
             )
             errors = self.error_of(labels, record)

@@ -20,6 +20,7 @@ class Updater:
     """The parameters of a network in training, with the state of their solver.
 
     state: by parameter, what the solver keeps: a tensor (momentum), or a dict.
+    spare: derivatives of the last batch, whose memory those of the next may take.
     """
 
     def __init__(self, net: Network, options: TrainOptions, server: ParameterServer):
@@ -41,6 +42,7 @@ class Updater:
         self.server = server
         self.state: dict[str, Any] = {}
         self.pushed: dict[str, None] = {}
+        self.spare: dict[str, Tensor] = {}
 
     def __enter__(self) -> "Updater":
         """Register the parameters with the server, and start it."""
@@ -96,6 +98,7 @@ class Updater:
             for name in names:
                 if name not in fused:
                     self._step(name, ders[name], size, rate, decay)
+        self.spare = ders
 
     def _is_fused(self, value: Tensor) -> bool:
         is_default = self.options.solver is None and self.options.momentum > 0

@@ -205,7 +205,7 @@ F22 = randn((2, 2, 4, 3))
         (F22, None, {"pad": (1, 1)}, r"pad is \(1, 1\), 2 numbers; wanted 1 or 4"),
         (F22, None, {"dilate": 0}, r"dilate is 0; wanted whole numbers >= 1"),
         (F22, None, {"dilate": 5}, r"extend over \(6, 6\) pixels, the padded map has \(5, 6\)"),
-        (None, None, {"dilate": 2}, r"dilate is 2; wanted 1 where there are no filters"),
+        (None, None, {"dilate": 2}, r"dilate is \(2, 2\); wanted 1 where there are no filters"),
         (randn((6, 2, 4, 1)), None, {}, r"extend over \(6, 2\) pixels"),
         (randn((2, 2, 3, 1)), None, {}, r"f has 3 input channels, x has 4; wanted a divisor of 4"),
         (randn((2, 2, 8, 1)), None, {}, r"f has 8 input channels"),

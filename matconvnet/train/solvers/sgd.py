@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.sgd import sgd as torch_sgd
+
+aten: Any = torch.ops.aten
 
 
 def sgd(
@@ -65,13 +66,20 @@ def sgd_fused(
         weight_decay: multiple of w that is added to `ders`.
     """
     # torch computes buf = momentum * buf - der - wd * w (maximize turns the sign of der),
-    # then w = w - lr * buf; hence the turned signs of decay and rate.
-    torch_sgd(
-        list(values), list(ders), list(states), fused=True, maximize=True, dampening=0,
-        grad_scale=values[0].new_tensor(size, dtype=torch.float32),
-        found_inf=values[0].new_zeros((), dtype=torch.float32),
-        weight_decay=-weight_decay, lr=-lr, momentum=momentum, nesterov=nesterov_update,
+    # then w = w - lr * buf; hence the turned signs of decay and rate. It copies what is not
+    # contiguous, hence the flat views.
+    scale = values[0].new_full((), size, dtype=torch.float32)
+    aten._fused_sgd_(
+        [_flat(t) for t in values], [_flat(t) for t in ders], [_flat(t) for t in states],
+        weight_decay=-weight_decay, momentum=momentum, lr=-lr, dampening=0.0,
+        nesterov=nesterov_update, maximize=True, is_first_step=False,
+        grad_scale=scale, found_inf=torch.zeros_like(scale),
     )  # fmt: skip
+
+
+def _flat(t: Tensor) -> Tensor:
+    """The memory of a dense tensor in its own order."""
+    return t.as_strided((t.numel(),), (1,))
 
 
 FUSED_TYPES = (torch.float32, torch.float64)

@@ -117,7 +117,7 @@ def conv_backward(
     return (
         dzdx.reshape(x.shape) if dzdx is not None and wanted[0] else None,
         dzdf.reshape(f.shape) if f is not None and dzdf is not None and wanted[1] else None,
-        dzdy.sum((0, 1, 3)).reshape(b.shape) if b is not None and der_biases else None,
+        nchw(dzdy).sum((0, 2, 3)).reshape(b.shape) if b is not None and der_biases else None,
     )
 
 

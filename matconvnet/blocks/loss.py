@@ -9,6 +9,7 @@ from torch import Tensor
 from matconvnet.blocks._checks import acc_dtype, check_map
 from matconvnet.blocks._loss_kinds import KINDS, Kind
 from matconvnet.blocks._math import (
+    can_read,
     check_labels,
     check_scalar_projection,
     check_weights,
@@ -108,7 +109,9 @@ def total(p: "Problem", x: Tensor) -> Tensor:
     t = p.kind.value(p.rows, p.labels, *p.options).to(p.rows.dtype)
     if p.weights is not None:
         t = t * p.weights
-    return t.masked_fill(p.ignored, 0).sum().to(x.dtype)
+    if p.ignored is not None:
+        t = t.masked_fill(p.ignored, 0)
+    return t.sum().to(x.dtype)
 
 
 def slope(p: "Problem", x: Tensor, dzdy: Tensor | float) -> Tensor:
@@ -117,20 +120,25 @@ def slope(p: "Problem", x: Tensor, dzdy: Tensor | float) -> Tensor:
     if p.kind.slope is None or x.numel() == 0:
         return torch.zeros_like(x)
     d = p.kind.slope(p.rows, p.labels)
-    d.mul_(w if p.weights is None else w * p.weights).masked_fill_(p.ignored, 0)
+    d.mul_(w if p.weights is None else w * p.weights)
+    if p.ignored is not None:
+        d.masked_fill_(p.ignored, 0)
     h, width, _, n = p.shape
     return from_pixels(d, h, width, n).to(x.dtype).reshape(x.shape)
 
 
 class Problem(NamedTuple):
-    """The arguments of a loss, checked, as the rows that `_loss_kinds` works on."""
+    """The arguments of a loss, checked, as the rows that `_loss_kinds` works on.
+
+    ignored: where labels are to be ignored; None: nowhere.
+    """
 
     kind: Kind
     options: tuple[float, ...]
     shape: torch.Size
     rows: Tensor
     labels: Tensor
-    ignored: Tensor
+    ignored: Tensor | None
     weights: Tensor | None
 
 
@@ -156,6 +164,8 @@ def pose(
         channels, labels = 1, check_labels(c, x, -1, d - 1, "-1 = ignore")
     labels = pixels(_spread(labels, x4, channels))
     ignored = labels == 0 if kind.is_attribute else labels < 0
+    if labels.device.type == "cpu" and can_read(labels) and not ignored.any():
+        ignored = None
     weights = check_weights(instance_weights, (h, w, channels, n), x)
     if weights is not None:
         weights = pixels(weights.expand(h, w, weights.shape[2], n))

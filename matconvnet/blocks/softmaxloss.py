@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from matconvnet.blocks._checks import check_map
@@ -53,7 +52,8 @@ def _pose(x: Tensor, c: Tensor) -> Problem:
             c, weights = c[:, :, :1], c[:, :, 1:].to(x.dtype)
         elif c.shape[2] != 1:
             raise ValueError(f"c has {c.shape[2]} channels; wanted 1, or 2 (labels and weights)")
-    return pose(x, torch.where(c < 0, -1, c), instance_weights=weights)
+    whole = c if c.is_floating_point() else c.long()
+    return pose(x, whole.clamp(min=-1), instance_weights=weights)
 
 
 @dataclass(frozen=True)

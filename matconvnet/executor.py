@@ -145,6 +145,8 @@ def backward(
     record.ders = dict(ders)
     pending = Counter(p for node in graph.nodes if node.name in reached for p in node.params)
     touched: set[str] = set()
+    # What is added to an older derivative must not be written over it.
+    spare = {p: t for p, t in (out or {}).items() if graph.users[p] == 1 and not accumulate}
     for node in reversed(graph.nodes):
         if node.name not in reached:
             continue
@@ -152,7 +154,7 @@ def backward(
         for p in node.params:
             pending[p] -= 1
         if all(v in record.ders for v in node.outputs):
-            der_inputs, der_params = _differentiate(node, params, record, wanted, out or {})
+            der_inputs, der_params = _differentiate(node, params, record, wanted, spare)
             _add_variables(node, der_inputs, record, wanted)
             _add_params(node, der_params, record, accumulate, touched)
         if on_param is not None:
@@ -180,7 +182,7 @@ def _differentiate(
     params: Params,
     record: Record,
     wanted: frozenset[str],
-    out: Mapping[str, Tensor],
+    spare: Mapping[str, Tensor],
 ):
     """Call the layer's backward with just what it declared to need.
 
@@ -208,7 +210,7 @@ def _differentiate(
         record.saved.get(node.name),
         record.ctx,
         tuple(v in wanted for v in node.inputs),
-        tuple(out.get(p) for p in node.params),
+        tuple(spare.get(p) for p in node.params),
     )
     try:
         return node.layer.backward(call, tuple(record.ders[v] for v in node.outputs))

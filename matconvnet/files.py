@@ -18,7 +18,10 @@ def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], object]) 
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # that of any new file, whatever the writer prefers
         write(temporary)
+        temporary.chmod(mode)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

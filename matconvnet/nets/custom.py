@@ -73,6 +73,8 @@ class Custom(Layer):
         aux = call.saved.aux if isinstance(call.saved, Entry) else call.saved
         after = Entry(x=call.outputs[0], dzdx=der_outputs[0], aux=aux)
         entry = self._call("backward", call.params, Entry(x=call.inputs[0]), after)
+        if entry.dzdx is None and call.wanted[0]:
+            raise ValueError("backward of a custom layer left dzdx empty; wanted the derivative")
         ders = map_arrays(list(entry.dzdw or []), to_tensor)
         count = len(call.params)
         if isinstance(call.saved, Entry):

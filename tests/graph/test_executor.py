@@ -246,3 +246,44 @@ def test_peak_memory_is_within_the_original_rule(activation):
     one = torch.tensor(1.0)
     executor.backward(graph, net.values(), record, {net.output: one}, conserve_memory=True)
     assert max(peak) - before <= allowed
+
+
+def test_spare_memory_takes_new_derivatives():
+    """Filters over the whole map write their derivative to `out`; a wrong shape is left alone."""
+    graph = build([Node("fc", Conv(), ("x",), ("y",), ("f", "b"))])
+    x, p = randn(4, 3, 2, 5), randn(1, 1, 6, 5, seed=2)
+    params = {"f": randn(6, 4, 3, 2, seed=1).permute(1, 2, 3, 0), "b": randn(6, seed=3)}
+
+    def derivatives(out):
+        record = executor.forward(graph, params, {"x": x}, derivative=True)
+        return executor.backward(graph, params, record, {"y": p}, out=out).param_ders
+
+    want = derivatives(None)
+    spare = torch.full_like(params["f"], torch.nan)
+    got = derivatives({"f": spare})
+    assert got["f"].data_ptr() == spare.data_ptr()
+    assert torch.equal(got["f"], want["f"])
+    assert torch.equal(derivatives({"f": randn(4, 3, 2, 7)})["f"], want["f"])
+    assert torch.equal(derivatives({"f": randn(4, 3, 2, 6)})["f"], want["f"])
+
+
+def test_spare_memory_is_not_written_twice():
+    """Two convolutions share a bank: the second derivative must not overwrite the first."""
+    graph = build([
+        Node("left", Conv(), ("x",), ("y",), ("f", "none")),
+        Node("right", Conv(), ("z",), ("w",), ("f", "none")),
+    ])  # fmt: skip
+    params = {"f": randn(6, 4, 3, 2, seed=1).permute(1, 2, 3, 0), "none": None}
+    inputs = {"x": randn(4, 3, 2, 5), "z": randn(4, 3, 2, 5, seed=7)}
+    ders = {"y": randn(1, 1, 6, 5, seed=2), "w": randn(1, 1, 6, 5, seed=3)}
+
+    def derivative(out=None, times=1):
+        record = executor.forward(graph, params, inputs, derivative=True)
+        for i in range(times):
+            executor.backward(graph, params, record, ders, out=out, accumulate=i > 0)
+            out = dict(record.param_ders)
+        return record.param_ders["f"]
+
+    want = derivative()
+    torch.testing.assert_close(derivative({"f": torch.empty_like(params["f"])}), want)
+    torch.testing.assert_close(derivative(times=2), 2 * want)

@@ -322,3 +322,19 @@ def test_an_empty_batch_gives_empty_values_and_zero_derivatives():
 def test_nan_input_passes_through():
     res = mcn.vl_simplenn(chain(), np.full_like(X, np.nan))
     assert np.isnan(res[-1].x)
+
+
+def test_custom_layers_that_forget_their_result_are_told():
+    def forgets(layer, before, after):
+        return None
+
+    def keeps(layer, before, after):
+        after.x = before.x
+
+    layer = {"type": "custom", "forward": keeps, "backward": forgets}
+    with pytest.raises(ValueError, match="left dzdx empty"):
+        mcn.vl_simplenn({"layers": [layer]}, X, X)
+    with pytest.raises(ValueError, match="left x empty"):
+        mcn.vl_simplenn({"layers": [{**layer, "forward": forgets}]}, X)
+    with pytest.raises(TypeError, match="backward of a custom layer is None"):
+        mcn.vl_simplenn({"layers": [{"type": "custom", "forward": keeps}]}, X, X)

@@ -46,7 +46,8 @@ def vl_simplenn(
 
     Args:
         net: a network struct (a dict with `layers`), or a SimpleNN. Loss layers of a struct hold
-            their labels, from 1 with 0 = ignore, in the field `class`. `net` is not modified.
+            their labels, from 1 with 0 = ignore, in the field `class`; those of a SimpleNN in
+            `net.layers[i].extra["class"]`. `net` is not modified.
         x: H x W x C x N input, NumPy or torch; the answer is of the same kind.
         dzdy: derivative of the objective with respect to the output; 1 for a scalar loss. None or
             [] for a forward pass alone.

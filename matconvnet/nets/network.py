@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -99,7 +99,7 @@ class Network(ABC):
         values = self.values()
         keep = {*self.precious, *precious}
         made = executor.forward(
-            self.graph, values, {name: _door(value) for name, value in inputs.items()},
+            self.graph, values, {name: _door(name, value) for name, value in inputs.items()},
             ctx=Context(mode == "normal", generator), derivative=ders is not None, depth=depth,
             conserve_memory=conserve_memory, precious=keep, sync=sync,
         )  # fmt: skip
@@ -119,19 +119,19 @@ class Network(ABC):
             if param.value is not None:
                 param.value = change(param.value)
 
-    def to(self, target: torch.device | torch.dtype | str) -> "Network":
+    def to(self, target: torch.device | torch.dtype | str) -> Self:
         """Move all parameters to a device, or convert them to a type; returns the network."""
         self.convert(lambda value: value.to(target))  # pyright: ignore[reportCallIssue]
         return self
 
 
-def _door(value: Any) -> Tensor:
+def _door(name: str, value: Any) -> Tensor:
     """A tensor from outside: arrays become tensors, maps take channels-last memory."""
     tensor = to_tensor(value)
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"input is {type(value).__name__}; wanted a tensor or a NumPy array")
+        raise TypeError(f"{name} is {type(value).__name__}; wanted a tensor or a NumPy array")
     is_map = tensor.is_floating_point() and tensor.dim() in (3, 4)
-    return channels_last(as4d(tensor, "input")) if is_map else tensor
+    return channels_last(as4d(tensor, name)) if is_map else tensor
 
 
 def _projections(ders: Mapping[str, Any], record: Record) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """`vl_simplenn` and its helpers, with MATLAB manners: structs, `res` entries, labels from 1."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from copy import copy
 from typing import Any
@@ -137,18 +137,20 @@ def vl_simplenn_start_parserv(net: Any, server: ParameterServer) -> None:
 
 def chain_of(net: Any, in_numpy: bool) -> SimpleNN:
     """The network of a struct; custom functions are given NumPy arrays, if that is what came in."""
-    if in_numpy and isinstance(net, Mapping) and "layers" in net:
-        layers = [
-            {**layer, "forward": _numpy(layer["forward"]), "backward": _numpy(layer["backward"])}
-            if isinstance(layer, Mapping) and layer.get("type") == "custom"
-            else layer
-            for layer in net["layers"]
-        ]
-        net = {**net, "layers": layers}
+    if in_numpy and isinstance(net, Mapping) and isinstance(net.get("layers"), (list, tuple)):
+        net = {**net, "layers": [_in_numpy(layer) for layer in net["layers"]]}
     return SimpleNN.from_struct(net)
 
 
-def _numpy(function: Any) -> Any:
+def _in_numpy(layer: Any) -> Any:
+    """A custom layer whose functions are given arrays; any other entry as it is."""
+    if not isinstance(layer, Mapping) or layer.get("type") != "custom":
+        return layer
+    functions = {key: layer[key] for key in ("forward", "backward") if callable(layer.get(key))}
+    return {**layer, **{key: _with_arrays(function) for key, function in functions.items()}}
+
+
+def _with_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(layer: dict[str, Any], before: Entry, after: Entry) -> Any:
         for entry in (before, after):
             entry.x, entry.dzdx, entry.aux = map(to_numpy, (entry.x, entry.dzdx, entry.aux))

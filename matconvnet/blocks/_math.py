@@ -50,11 +50,13 @@ def check_weights(weights: Any, shape: Sequence[int], x: Tensor) -> Tensor | Non
     return w4.to(acc_dtype(x))
 
 
-def check_labels(c: Tensor, x: Tensor, low: int, high: int, hint: str) -> Tensor:
-    """Check that labels of any numeric type are whole numbers from `low` to `high`; as int64.
+def check_labels(
+    c: Tensor, x: Tensor, low: float, high: int, hint: str
+) -> tuple[Tensor, float | None]:
+    """Check that labels of any numeric type are whole numbers from `low` to `high`.
 
-    Their values are not looked at while a program is traced or recorded, when nobody can wait for
-    them.
+    Returns: the labels as int64, and the lowest of them. Their values are not looked at while a
+    program is traced or recorded, when nobody can wait for them: the lowest then is None.
     """
     if not isinstance(c, Tensor) or c.is_complex():
         found = c.dtype if isinstance(c, Tensor) else type(c).__name__
@@ -63,15 +65,16 @@ def check_labels(c: Tensor, x: Tensor, low: int, high: int, hint: str) -> Tensor
         raise TypeError(f"c is on {c.device}, x on {x.device}; wanted one device")
     labels = c.to(torch.int64)
     if c.numel() == 0 or not can_read(c):
-        return labels
-    extremes = torch.stack(torch.aminmax(c if c.is_floating_point() else labels)).tolist()
+        return labels, None
+    least, most = torch.aminmax(c if c.is_floating_point() else labels)
+    extremes = least.item(), most.item()
     outside = not low <= extremes[0] <= extremes[1] <= high
     if outside or (c.is_floating_point() and not torch.equal(labels.to(c.dtype), c)):
         raise ValueError(
             f"c holds labels between {extremes[0]:g} and {extremes[1]:g}; "
-            f"wanted whole numbers from {low} to {high} ({hint})"
+            f"wanted whole numbers from {low:g} to {high} ({hint})"
         )
-    return labels
+    return labels, extremes[0]
 
 
 def can_read(t: Tensor) -> bool:

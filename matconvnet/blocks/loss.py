@@ -1,5 +1,6 @@
 """Losses: one number that compares the scores of all pixels with their labels; ten kinds."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,7 +10,6 @@ from torch import Tensor
 from matconvnet.blocks._checks import acc_dtype, check_map
 from matconvnet.blocks._loss_kinds import KINDS, Kind
 from matconvnet.blocks._math import (
-    can_read,
     check_labels,
     check_scalar_projection,
     check_weights,
@@ -143,9 +143,15 @@ class Problem(NamedTuple):
 
 
 def pose(
-    x: Tensor, c: Tensor, loss="softmaxlog", instance_weights=None, threshold=0.0, top_k=5
+    x: Tensor,
+    c: Tensor,
+    loss: str = "softmaxlog",
+    instance_weights: Tensor | float | None = None,
+    threshold: float = 0.0,
+    top_k: int = 5,
+    all_negative_ignored: bool = False,
 ) -> Problem:
-    """Check the arguments of `loss`."""
+    """Check the arguments of `loss`; classes below -1 are errors unless `all_negative_ignored`."""
     name = loss.lower() if isinstance(loss, str) else loss
     if name not in KINDS:
         raise ValueError(f"loss is {loss!r}; wanted one of {', '.join(KINDS)}")
@@ -159,13 +165,16 @@ def pose(
         raise ValueError(f"top_k is {top_k}, x has {d} classes; wanted at most {d}")
     rows = pixels(x4).to(acc_dtype(x))
     if kind.is_attribute:
-        channels, labels = d, check_labels(c, x, -1, 1, "0 = ignore").to(rows.dtype)
+        channels, (labels, _) = d, check_labels(c, x, -1, 1, "0 = ignore")
+        labels = _rows_of(labels.to(rows.dtype), x4, channels)
+        ignored = labels == 0
     else:
-        channels, labels = 1, check_labels(c, x, -1, d - 1, "-1 = ignore")
-    labels = pixels(_spread(labels, x4, channels))
-    ignored = labels == 0 if kind.is_attribute else labels < 0
-    if labels.device.type == "cpu" and can_read(labels) and not ignored.any():
-        ignored = None
+        least = -math.inf if all_negative_ignored else -1
+        channels, (labels, lowest) = 1, check_labels(c, x, least, d - 1, "-1 = ignore")
+        if all_negative_ignored:
+            labels = labels.clamp(min=-1)
+        labels = _rows_of(labels, x4, channels)
+        ignored = None if lowest is not None and lowest >= 0 else labels < 0
     weights = check_weights(instance_weights, (h, w, channels, n), x)
     if weights is not None:
         weights = pixels(weights.expand(h, w, weights.shape[2], n))
@@ -173,17 +182,17 @@ def pose(
     return Problem(kind, wanted, x4.shape, rows, labels, ignored, weights)
 
 
-def _spread(c: Tensor, x: Tensor, channels: int) -> Tensor:
-    """Labels as H x W x `channels` x N, whether they are given per image or per score."""
+def _rows_of(c: Tensor, x: Tensor, channels: int) -> Tensor:
+    """Labels as N*H*W rows of `channels`, whether they are given per image or per score."""
     h, w, _, n = x.shape
-    wanted = (h, w, channels, n)
     if c.numel() == n and channels == 1:
-        column_major = c.permute(tuple(reversed(range(c.dim()))))
-        return column_major.reshape(1, 1, 1, n).expand(wanted)
+        per_image = c if c.dim() == 1 else c.permute(tuple(reversed(range(c.dim())))).reshape(n)
+        return per_image[:, None].expand(n, h * w).reshape(-1, 1)
+    wanted = (h, w, channels, n)
     if c.dim() == 0 or as4d(c, "c").shape != wanted:
-        per_image = f", or {n} elements, one per image" if channels == 1 else ""
-        raise ValueError(f"c has shape {tuple(c.shape)}; wanted {wanted}{per_image}")
-    return as4d(c, "c")
+        each = f", or {n} elements, one per image" if channels == 1 else ""
+        raise ValueError(f"c has shape {tuple(c.shape)}; wanted {wanted}{each}")
+    return pixels(as4d(c, "c"))
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,7 @@ def _pose(x: Tensor, c: Tensor) -> Problem:
             c, weights = c[:, :, :1], c[:, :, 1:].to(x.dtype)
         elif c.shape[2] != 1:
             raise ValueError(f"c has {c.shape[2]} channels; wanted 1, or 2 (labels and weights)")
-    whole = c if c.is_floating_point() else c.long()
-    return pose(x, whole.clamp(min=-1), instance_weights=weights)
+    return pose(x, c, instance_weights=weights, all_negative_ignored=True)
 
 
 @dataclass(frozen=True)

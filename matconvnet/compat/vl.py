@@ -81,7 +81,8 @@ def _lpnorm_arguments(a: Arguments) -> None:
 
 def _classes(c: Any, x: Tensor) -> Tensor:
     """Labels 1..D, 0 = ignore, as 0..D-1, -1 = ignore."""
-    return check_labels(torch.as_tensor(c), x, 0, as4d(x, "x").shape[2], "0 = ignore") - 1
+    classes = as4d(x, "x").shape[2]
+    return check_labels(torch.as_tensor(c), x, 0, classes, "0 = ignore")[0] - 1
 
 
 def _loss_arguments(a: Arguments) -> None:

@@ -70,9 +70,10 @@ def check_labels(
     extremes = least.item(), most.item()
     outside = not low <= extremes[0] <= extremes[1] <= high
     if outside or (c.is_floating_point() and not torch.equal(labels.to(c.dtype), c)):
+        wanted = f"up to {high}" if low == float("-inf") else f"from {low:g} to {high}"
         raise ValueError(
             f"c holds labels between {extremes[0]:g} and {extremes[1]:g}; "
-            f"wanted whole numbers from {low:g} to {high} ({hint})"
+            f"wanted whole numbers {wanted} ({hint})"
         )
     return labels, extremes[0]
 

@@ -169,8 +169,10 @@ def pose(
         labels = _rows_of(labels.to(rows.dtype), x4, channels)
         ignored = labels == 0
     else:
-        least = -math.inf if all_negative_ignored else -1
-        channels, (labels, lowest) = 1, check_labels(c, x, least, d - 1, "-1 = ignore")
+        least, hint = (
+            (-math.inf, "below 0 = ignore") if all_negative_ignored else (-1, "-1 = ignore")
+        )
+        channels, (labels, lowest) = 1, check_labels(c, x, least, d - 1, hint)
         if all_negative_ignored:
             labels = labels.clamp(min=-1)
         labels = _rows_of(labels, x4, channels)

@@ -41,6 +41,16 @@ def channels_last(t: Tensor) -> Tensor:
     return hwcn(nchw(t).contiguous(memory_format=torch.channels_last))
 
 
+def channel_sums(t: Tensor) -> Tensor:
+    """Sum over the pixels and images of an H x W x C x N map: C numbers.
+
+    Torch sums rows of channels-last memory slowly where they do not fill its vectors of 16 (six
+    times so for 20 channels); there the images are summed first, whose rows are long.
+    """
+    rows_are_odd = t.shape[2] % 16 and t.element_size() > 2  # half types want one long sum
+    return t.sum(3).sum((0, 1)) if rows_are_odd else t.sum((0, 1, 3))
+
+
 def empty_map(shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """An unwritten tensor on the device of `like`; of four axes, in channels-last memory."""
     if len(shape) != 4:

@@ -12,7 +12,7 @@ from torch import Tensor
 from matconvnet.blocks._checks import check_map, check_projection, check_same
 from matconvnet.blocks._init import gaussian_filters
 from matconvnet.layer import Filter
-from matconvnet.layout import array_api, hwcn, nchw
+from matconvnet.layout import array_api, channel_sums, hwcn, nchw
 from matconvnet.window import Pad4, Size2, output_size, pair, quad
 
 aten: Any = torch.ops.aten
@@ -117,7 +117,7 @@ def conv_backward(
     return (
         dzdx.reshape(x.shape) if dzdx is not None and wanted[0] else None,
         dzdf.reshape(f.shape) if f is not None and dzdf is not None and wanted[1] else None,
-        nchw(dzdy).sum((0, 2, 3)).reshape(b.shape) if b is not None and der_biases else None,
+        channel_sums(dzdy).reshape(b.shape) if b is not None and der_biases else None,
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from matconvnet.blocks._checks import check_map, check_projection, check_same
 from matconvnet.blocks._init import gaussian_filters
 from matconvnet.layer import Field, Layer
-from matconvnet.layout import array_api, hwcn, nchw
+from matconvnet.layout import array_api, channel_sums, hwcn, nchw
 from matconvnet.window import Pad4, Size2, integers, pair, quad
 
 aten: Any = torch.ops.aten
@@ -88,7 +88,7 @@ def convt_backward(
     dzdy = check_projection(dzdy, out, x)
     dzdx = dzdf = dzdb = None
     if der_biases and b is not None:
-        dzdb = dzdy.sum((0, 1, 3)).reshape(b.shape)
+        dzdb = channel_sums(dzdy).reshape(b.shape)
     if x4.shape[3] == 0:
         dzdx = torch.zeros_like(x) if der_data else None
         dzdf = torch.zeros_like(f) if der_filters else None

@@ -212,18 +212,17 @@ class Pooling(Filter):
     size: Size2 = field(default=1)
     method: Method = field(default="max", kw_only=True)
 
-    @property
+    @functools.cached_property
     def needs(self):  # pyright: ignore[reportIncompatibleVariableOverride]
         """Nothing, if the winners (8 bytes an output) are smaller than the map they replace."""
-        return frozenset({"inputs"} if self._keeps_input() else ())
-
-    def _keeps_input(self) -> bool:
-        return str(self.method).lower() == "max" and math.prod(pair(self.stride, "stride")) < 4
+        is_max = str(self.method).lower() == "max"
+        keeps = is_max and math.prod(pair(self.stride, "stride")) < 4
+        return frozenset({"inputs"} if keeps else ())
 
     def forward(self, inputs, params, ctx):
         """See `pool`."""
         (x,) = inputs
-        if self._keeps_input():
+        if self.needs:
             return (pool(x, **self.options()),), None
         x4 = check_map(x)
         win = _window(x4, self.size, self.stride, self.pad, self.method)

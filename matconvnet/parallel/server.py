@@ -58,9 +58,10 @@ class ParameterServer(ABC):
             raise RuntimeError(f"push({name!r}) before start; call start after the last register")
         if name not in self.slots:
             raise KeyError(f"{name!r} is not registered; wanted one of {list(self.slots)}")
-        found = Slot(tuple(value.shape), value.dtype, value.device)
-        if found != self.slots[name]:
-            raise ValueError(f"{name!r} is {found}; it was registered as {self.slots[name]}")
+        slot = self.slots[name]
+        if (value.shape, value.dtype, value.device) != slot:
+            found = Slot(tuple(value.shape), value.dtype, value.device)
+            raise ValueError(f"{name!r} is {found}; it was registered as {slot}")
 
     @abstractmethod
     def push(self, name: str, value: Tensor) -> None:

@@ -87,7 +87,6 @@ def vl_simplenn(
         "precious": chain.precious,
         "sync": bool(opts["sync"]),
     }
-    # Parameters live where they are; a network moved to the GPU takes its input there.
     with cudnn_flags(bool(opts["cudnn"])):
         if opts["skip_forward"]:
             record = _recall(chain, res or [], ctx)

@@ -20,7 +20,9 @@ class Updater:
     """The parameters of a network in training, with the state of their solver.
 
     state: by parameter, what the solver keeps: a tensor (momentum), or a dict.
-    spare: derivatives of the last batch, whose memory those of the next may take.
+    spare: derivatives of the last batch, whose memory those of the next may take. scaled: memory
+    for derivatives divided by the batch, in the strides of the parameters. (A layer of the user's
+    may hand out a derivative that is its own weight or input, so none is divided in place.)
     """
 
     def __init__(self, net: Network, options: TrainOptions, server: ParameterServer):
@@ -43,6 +45,7 @@ class Updater:
         self.state: dict[str, Any] = {}
         self.pushed: dict[str, None] = {}
         self.spare: dict[str, Tensor] = {}
+        self.scaled: dict[str, Tensor] = {}
 
     def __enter__(self) -> "Updater":
         """Register the parameters with the server, and start it."""
@@ -76,7 +79,7 @@ class Updater:
             average:   w = (1 - rate) * w + rate / size * der, whatever the learning rate
 
         Args:
-            ders: derivatives by parameter, summed over the batch; they are overwritten.
+            ders: derivatives by parameter, summed over the batch.
             size: images in the batch.
             learning_rate: of this epoch; `Param.learning_rate` multiplies it.
         """
@@ -112,9 +115,11 @@ class Updater:
         for name, value in zip(names, values, strict=True):
             if name not in self.state:
                 self.state[name] = torch.zeros_like(value)
-        states = [self.state[name] for name in names]
+            if name not in self.scaled:
+                self.scaled[name] = torch.empty_like(value)
+            torch.div(ders[name], size, out=self.scaled[name])
         sgd_fused(
-            values, states, _as_values(values, [ders[name] for name in names]), size=size,
+            values, [self.state[name] for name in names], [self.scaled[name] for name in names],
             lr=rate, weight_decay=decay, momentum=self.options.momentum,
             nesterov_update=self.options.nesterov_update,
         )  # fmt: skip
@@ -133,24 +138,6 @@ class Updater:
             for name, kept in state.items()
             if name in self.params
         }
-
-
-def _as_values(values: list[Tensor], ders: list[Tensor]) -> list[Tensor]:
-    """Derivatives in the strides of their parameters, each in memory of its own."""
-    out, seen = [], set[int]()
-    for value, der in zip(values, ders, strict=True):
-        pointer = der.untyped_storage().data_ptr()
-        if not _same_strides(value, der) or pointer in seen:
-            der = torch.empty_like(value).copy_(der)
-        seen.add(pointer)
-        out.append(der)
-    return out
-
-
-def _same_strides(a: Tensor, b: Tensor) -> bool:
-    """True, if flat memory of both holds the same elements in the same order."""
-    pairs = zip(a.shape, a.stride(), b.stride(), strict=True)
-    return a.shape == b.shape and all(n == 1 or s == t for n, s, t in pairs)
 
 
 def _restored(kept: Any, value: Tensor) -> Any:

@@ -55,7 +55,8 @@ def test_the_fused_step_is_the_formula_whatever_the_memory_order(dtype, nesterov
         ders = [in_memory(randn(size, 10 * step + i, dtype), order) for i, size in enumerate(sizes)]
         kept = [der.clone() for der in ders]
         steps(updater, [ders], size=6, lr=0.1)
-        for i, der in enumerate(kept):
+        for i, der in enumerate(ders):
+            assert torch.equal(der, kept[i])
             g = der / 6 + 0.3 * (i != 2) * want[i]
             velocity[i] = 0.8 * velocity[i] - g
             direction = 0.8 * velocity[i] - g if nesterov else velocity[i]
@@ -155,14 +156,13 @@ def test_errors_of_solvers():
 def test_the_comparison_of_the_kernel_sees_a_wrong_sign():
     w, v, g = np.ones(3), np.zeros(3), np.ones(3)
     tensors = [torch.tensor(a) for a in (w, v, g)]
-    rest = {"momentum": 0.9, "nesterov_update": False, "lr": 0.1, "weight_decay": -0.5, "size": 1}
+    rest = {"momentum": 0.9, "nesterov_update": False, "lr": 0.1, "weight_decay": -0.5}
     sgd_fused(*([t] for t in tensors), **rest)
     with pytest.raises(AssertionError):
         assert_close(tensors[0], torch.tensor(w + 0.1 * (-g - 0.5 * w)), REFERENCE[torch.float64])
 
 
 def test_parameters_that_share_a_derivative_are_both_right():
-    """The kernel overwrites derivatives, so one tensor may not serve twice."""
     g = randn((1, 1, 2, 3), dtype=torch.float32)
     net, updater = updater_of([torch.zeros(1, 1, 2, 3)] * 2, momentum=0.5, weight_decay=0)
     ders = dict.fromkeys(net.params, g.clone())
@@ -170,3 +170,13 @@ def test_parameters_that_share_a_derivative_are_both_right():
     for value in net.values().values():
         if value is not None:
             assert_close(value, -0.1 * g / 4, REFERENCE[torch.float32])
+
+
+def test_a_derivative_that_is_the_parameter_itself():
+    """dz/dw of |w|^2 / 2 is w: the very tensor, which the update must not divide in place."""
+    w = randn((1, 1, 2, 3), dtype=torch.float32)
+    net, updater = updater_of([w], momentum=0.5, weight_decay=0)
+    (param,) = (p for p in net.params.values() if p.value is not None)
+    before = param.value.clone()
+    updater.update({param.name: param.value}, 4, 0.1)
+    assert_close(param.value, before - 0.1 * before / 4, REFERENCE[torch.float32])

@@ -47,19 +47,17 @@ def sgd_fused(
     states: Sequence[Tensor],
     ders: Sequence[Tensor],
     *,
-    size: int,
     momentum: float,
     nesterov_update: bool,
     lr: float,
     weight_decay: float,
 ) -> None:
-    """Step many parameters in place, in one kernel: `sgd` with der / size + weight_decay * w.
+    """Step many parameters in place, in one kernel: `sgd` with der + weight_decay * w.
 
     Args:
         values: float32 or float64, dense.
         states: as many, of the types and strides of `values`: the kernel sees flat memory.
-        ders: likewise; they are overwritten.
-        size: images in the batch.
+        ders: likewise.
         momentum: > 0; this and the other options hold for all of `values`.
         nesterov_update: as in `sgd`.
         lr: learning rate.
@@ -68,12 +66,10 @@ def sgd_fused(
     # torch computes buf = momentum * buf - der - wd * w (maximize turns the sign of der),
     # then w = w - lr * buf; hence the turned signs of decay and rate. It copies what is not
     # contiguous, hence the flat views.
-    scale = values[0].new_full((), size, dtype=torch.float32)
     aten._fused_sgd_(
         [_flat(t) for t in values], [_flat(t) for t in ders], [_flat(t) for t in states],
         weight_decay=-weight_decay, momentum=momentum, lr=-lr, dampening=0.0,
         nesterov=nesterov_update, maximize=True, is_first_step=False,
-        grad_scale=scale, found_inf=torch.zeros_like(scale),
     )  # fmt: skip
 
 

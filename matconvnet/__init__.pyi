@@ -105,9 +105,9 @@ from .layer import Layer as Layer
 from .nets.custom import Entry as Entry
 from .nets.network import Param as Param
 from .nets.simplenn import SimpleNN as SimpleNN
-from .nets.struct import Struct as Struct
 from .parallel.server import LocalServer as LocalServer
 from .parallel.server import ParameterServer as ParameterServer
 from .parallel.server import RecordingServer as RecordingServer
 from .train.options import TrainOptions as TrainOptions
 from .train.trainer import Trainer as Trainer
+from .values import Struct as Struct

@@ -15,3 +15,7 @@ class RecordError(RuntimeError):
 
 class DivergenceError(ArithmeticError):
     """Training met a number that is not finite; the message names where it first appeared."""
+
+
+class MatFileError(FormatError):
+    """A `.mat` file that is damaged, hostile, or of a kind that cannot be read."""

@@ -69,6 +69,8 @@ class Layer(ABC):
     keeps_saved: what forward saved is kept even when memory is conserved, to repeat the call.
     struct_names: exceptions to the rule that a field `num_groups` is `numGroups` in a SimpleNN
         struct; None: the field has no place there.
+    dag_type: the class in DagNN files, without "dagnn."; by default that of Python.
+    dag_names: `struct_names` for DagNN files.
     """
 
     type_name: ClassVar[str] = ""
@@ -81,6 +83,13 @@ class Layer(ABC):
     is_loss: ClassVar[bool] = False
     keeps_saved: ClassVar[bool] = False
     struct_names: ClassVar[Mapping[str, str | None]] = {}
+    dag_type: ClassVar[str] = ""
+    dag_names: ClassVar[Mapping[str, str | None]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        if "dag_type" not in vars(cls):
+            cls.dag_type = cls.__name__
 
     @abstractmethod
     def forward(

@@ -217,6 +217,7 @@ class Loss(Objective):
 
     type_name = "loss"
     struct_names = {"loss": None, "threshold": None, "top_k": None}  # noqa: RUF012
+    dag_names = {"threshold": None, "top_k": None}  # noqa: RUF012
     loss: str = "softmaxlog"
     threshold: float = 0.0
     top_k: int = 5

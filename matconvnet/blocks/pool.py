@@ -208,7 +208,8 @@ class Pooling(Filter):
     A map is needed again only where remembering the winners would take more memory than the map.
     """
 
-    type_name, struct_names = "pool", {"size": "pool"}
+    type_name = "pool"
+    struct_names, dag_names = {"size": "pool"}, {"size": "poolSize"}
     size: Size2 = field(default=1)
     method: Method = field(default="max", kw_only=True)
 

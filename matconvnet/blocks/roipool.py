@@ -203,7 +203,7 @@ def _members(corner: Tensor, height: Tensor, counts: Tensor, width: int) -> Tens
 class RoiPool(Layer):
     """Layer form of `roipool`. Inputs: x and rois. `flatten`: the output is 1 x 1 x SH*SW*C x K."""
 
-    type_name = "roipool"
+    type_name, dag_type = "roipool", "ROIPooling"
     num_inputs = 2
     method: str = "max"
     subdivisions: Size2 = (6, 6)

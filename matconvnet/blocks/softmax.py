@@ -43,7 +43,7 @@ def _from_output(y: Tensor, dzdy: Tensor, x: Tensor) -> Tensor:
 class Softmax(Elementwise):
     """Layer form of `softmax`; its derivative reads the output."""
 
-    type_name, needs = "softmax", frozenset({"outputs"})
+    type_name, dag_type, needs = "softmax", "SoftMax", frozenset({"outputs"})
 
     def forward(self, inputs, params, ctx):
         """See `softmax`."""

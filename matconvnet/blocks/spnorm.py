@@ -88,7 +88,7 @@ def _factor(x: Tensor, w: Param) -> Tensor:
 class SpNorm(Layer):
     """Layer form of `spnorm`; param = (height, width, alpha, beta)."""
 
-    type_name = "spnorm"
+    type_name, dag_type = "spnorm", "SpatialNorm"
     param: Sequence[float] = (2, 2, 10, 2)
 
     def forward(self, inputs, params, ctx):

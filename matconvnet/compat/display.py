@@ -11,7 +11,7 @@ from matconvnet.nets.custom import Entry
 from matconvnet.nets.diagnose import Ranges, diagnose, plot_diagnosis
 from matconvnet.nets.display import Table, describe, render
 from matconvnet.nets.simplenn import SimpleNN
-from matconvnet.nets.struct import Struct
+from matconvnet.values import Struct
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from matconvnet.layout import to_tensor
 from matconvnet.nets.simplenn import Link, SimpleNN
-from matconvnet.nets.struct import Struct, is_empty, layer_list
+from matconvnet.nets.struct import is_empty, layer_list
+from matconvnet.values import Struct
 
 TYPES = ("conv", "convt", "bnorm")
 TENSORS = ("filters", "biases", "filtersMomentum", "biasesMomentum")

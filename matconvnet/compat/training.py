@@ -17,10 +17,11 @@ from matconvnet.layer import Layer
 from matconvnet.layout import map_arrays, to_numpy, to_tensor
 from matconvnet.nets.custom import Custom, Entry
 from matconvnet.nets.simplenn import SimpleNN
-from matconvnet.nets.struct import Struct, camel_case, is_empty, layer_list
+from matconvnet.nets.struct import camel_case, is_empty, layer_list
 from matconvnet.train.meters import binary, multiclass
 from matconvnet.train.options import ERROR_LABELS, TrainOptions
 from matconvnet.train.trainer import Epoch, Trainer, prediction_of
+from matconvnet.values import Struct
 
 OWN = {f.name: f.default for f in fields(TrainOptions) if f.name not in ("resume", "device")}
 OPTIONS = {

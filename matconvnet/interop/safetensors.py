@@ -24,7 +24,7 @@ from matconvnet.errors import FormatError
 from matconvnet.files import write_atomic
 from matconvnet.layout import to_numpy, to_tensor
 from matconvnet.nets.simplenn import SimpleNN
-from matconvnet.nets.struct import Struct
+from matconvnet.values import Struct
 
 VERSION = "1"
 MARKS = ("$tensor", "$array", "$float", "$function")

@@ -8,7 +8,8 @@ from typing import Any
 from matconvnet.geometry import full_size
 from matconvnet.layer import Layer
 from matconvnet.layout import map_arrays, to_tensor
-from matconvnet.nets.struct import Struct, to_list
+from matconvnet.nets.struct import to_list
+from matconvnet.values import Struct
 
 
 @dataclass

@@ -15,6 +15,7 @@ from matconvnet.layout import channels_last, to_tensor
 from matconvnet.nets import struct
 from matconvnet.nets.custom import Custom
 from matconvnet.nets.network import Network, Param
+from matconvnet.values import Struct
 
 MOMENT_RATE = 0.1  # averaging rate of moments where a network gives none, as in DagNN
 
@@ -69,9 +70,9 @@ class SimpleNN(Network):
         tidied = struct.tidy(net)
         return cls(tidied["layers"], tidied["meta"])
 
-    def to_struct(self) -> struct.Struct:
+    def to_struct(self) -> Struct:
         """The network as a tidy struct; the weights are shared with it."""
-        return struct.Struct(layers=[_unlink(link) for link in self.layers], meta=dict(self.meta))
+        return Struct(layers=[_unlink(link) for link in self.layers], meta=dict(self.meta))
 
     @property
     def graph(self) -> Graph:
@@ -182,9 +183,9 @@ def _weight(weight: Any) -> Tensor | None:
     return channels_last(tensor) if tensor.dim() == 4 else tensor
 
 
-def _unlink(link: Link) -> struct.Struct:
+def _unlink(link: Link) -> Struct:
     if isinstance(link.layer, Custom):
-        out = struct.Struct(link.layer.struct)
+        out = Struct(link.layer.struct)
         if link.params:
             out["weights"] = [[] if p.value is None else p.value for p in link.params]
         return out

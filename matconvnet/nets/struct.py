@@ -14,6 +14,7 @@ from matconvnet.blocks import LAYERS
 from matconvnet.errors import FormatError
 from matconvnet.layer import Layer
 from matconvnet.layout import to_tensor
+from matconvnet.values import Struct
 
 TYPES: dict[str, type[Layer]] = {
     name: layer
@@ -26,22 +27,6 @@ TYPES: dict[str, type[Layer]] = {
 HAS_OPTS = ("conv", "convt", "pool")
 REQUIRED = ("pool",)  # struct fields without a default
 PARENTS = {"classes", "normalization"}  # top-level fields of old files that now live in meta
-
-
-class Struct(dict[str, Any]):
-    """A dictionary whose entries are attributes too: `net.layers[0].weights`."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"no field {name!r}; there are {list(self)}") from None
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self[name] = value
-
-    def __delattr__(self, name: str) -> None:
-        del self[name]
 
 
 def camel_case(name: str) -> str:

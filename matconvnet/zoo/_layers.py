@@ -8,7 +8,8 @@ from torch import Tensor
 
 from matconvnet.layer import Layer
 from matconvnet.layout import hwcn
-from matconvnet.nets.struct import Struct, write_layer
+from matconvnet.nets.struct import write_layer
+from matconvnet.values import Struct
 
 
 def entry(

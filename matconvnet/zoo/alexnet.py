@@ -12,7 +12,7 @@ from matconvnet.blocks.pool import Pooling
 from matconvnet.blocks.relu import ReLU
 from matconvnet.blocks.softmaxloss import SoftmaxLoss
 from matconvnet.nets.simplenn import SimpleNN
-from matconvnet.nets.struct import Struct
+from matconvnet.values import Struct
 from matconvnet.zoo._layers import entry, gaussian, new_moments
 
 DEVIATION = 0.01  # of all filters

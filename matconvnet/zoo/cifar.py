@@ -10,7 +10,7 @@ from matconvnet.blocks.pool import Pooling
 from matconvnet.blocks.relu import ReLU
 from matconvnet.blocks.softmaxloss import SoftmaxLoss
 from matconvnet.nets.simplenn import SimpleNN
-from matconvnet.nets.struct import Struct
+from matconvnet.values import Struct
 from matconvnet.zoo._layers import entry, gaussian
 
 AFTER = (0, 1, 0, 1)  # pixels of padding: below and to the right only

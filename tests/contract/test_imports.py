@@ -13,7 +13,7 @@ PACKAGE = Path(matconvnet.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS = (
-    ("_version", "errors", "files", "window", "layout"),
+    ("_version", "errors", "files", "images", "window", "layout", "values"),
     ("layer", "parallel", "data"),
     ("blocks", "graph"),
     ("geometry", "executor"),

@@ -71,6 +71,8 @@ class Layer(ABC):
         struct; None: the field has no place there.
     dag_type: the class in DagNN files, without "dagnn."; by default that of Python.
     dag_names: `struct_names` for DagNN files.
+    dag_defaults: values of fields that DagNN files leave out, where they are not the defaults.
+    counted_from_one: fields that files count from 1, such as the number of an axis.
     """
 
     type_name: ClassVar[str] = ""
@@ -85,6 +87,8 @@ class Layer(ABC):
     struct_names: ClassVar[Mapping[str, str | None]] = {}
     dag_type: ClassVar[str] = ""
     dag_names: ClassVar[Mapping[str, str | None]] = {}
+    dag_defaults: ClassVar[Mapping[str, Any]] = {}
+    counted_from_one: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)

@@ -15,6 +15,8 @@ from torch import Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+PART = 1 << 20  # elements of a tensor that are rearranged at a time
+
 
 def nchw(t: Tensor) -> Tensor:
     """View an H x W x C x N map (or H x W x C x K filters) as N x C x H x W."""
@@ -39,6 +41,17 @@ def from_pixels(rows: Tensor, height: int, width: int, number: int) -> Tensor:
 def channels_last(t: Tensor) -> Tensor:
     """The same H x W x C x N tensor with memory in the order N, H, W, C; a copy only if needed."""
     return hwcn(nchw(t).contiguous(memory_format=torch.channels_last))
+
+
+def channels_last_(t: Tensor) -> Tensor:
+    """`channels_last` of a tensor in column-major order, rearranged in the memory that it has."""
+    h, w, c, k = t.shape
+    if t.stride() != (1, h, h * w, h * w * c):
+        return channels_last(t)
+    memory = t.permute(3, 2, 1, 0)  # K C W H, contiguous
+    for part in memory.split(max(1, PART // max(1, h * w * c))):
+        part.copy_(part.permute(0, 3, 2, 1).contiguous().view(part.shape))
+    return memory.view(k, h, w, c).permute(1, 2, 3, 0)
 
 
 def channel_sums(t: Tensor) -> Tensor:

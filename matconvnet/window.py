@@ -1,10 +1,13 @@
 """Size, stride, padding and dilation of a sliding window: parsing, checks, output size."""
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
+
+Plan = TypeVar("Plan")
 
 Size2 = int | Sequence[int]
 """One number for both directions, or (vertical, horizontal)."""
@@ -58,3 +61,21 @@ def quad(value: Pad4, name: str) -> tuple[int, int, int, int]:
 def output_size(padded: int, window: int, stride: int) -> int:
     """Windows that fit: floor((padded - window) / stride) + 1; 0, if not even one does."""
     return max((padded - window) // stride + 1, 0)
+
+
+def planned(plan: Callable[..., Plan]) -> Callable[..., Plan]:
+    """Work out once for each what follows from shapes and options; but every time from symbols.
+
+    While `torch.export` traces a network, sizes are symbols, which cannot be remembered.
+    """
+    remembered = functools.lru_cache(maxsize=4096)(plan)
+
+    @functools.wraps(plan)
+    def wrapper(*args: Any) -> Plan:
+        try:
+            return remembered(*args)
+        except TypeError:  # a symbol has no hash
+            pass
+        return plan(*args)
+
+    return wrapper

@@ -4,6 +4,7 @@
 (networks, files, tables, tests) reads it, and nothing else names them all.
 """
 
+from matconvnet.blocks.affine_grid import AffineGrid
 from matconvnet.blocks.bnorm import BatchNorm
 from matconvnet.blocks.concat import Concat
 from matconvnet.blocks.conv import Conv
@@ -19,13 +20,18 @@ from matconvnet.blocks.pool import Pooling
 from matconvnet.blocks.relu import ReLU
 from matconvnet.blocks.roipool import RoiPool
 from matconvnet.blocks.sampler import BilinearSampler
+from matconvnet.blocks.scale import Scale
 from matconvnet.blocks.sigmoid import Sigmoid
+from matconvnet.blocks.smooth_l1 import SmoothL1
 from matconvnet.blocks.softmax import Softmax
 from matconvnet.blocks.softmaxloss import SoftmaxLoss
 from matconvnet.blocks.spnorm import SpNorm
+from matconvnet.blocks.sum import Sum
+from matconvnet.blocks.uniform_grid import UniformGrid
 from matconvnet.layer import Layer
 
 LAYERS: tuple[type[Layer], ...] = (
+    AffineGrid,
     BatchNorm,
     BilinearSampler,
     Concat,
@@ -41,8 +47,12 @@ LAYERS: tuple[type[Layer], ...] = (
     Pooling,
     ReLU,
     RoiPool,
+    Scale,
     Sigmoid,
+    SmoothL1,
     Softmax,
     SoftmaxLoss,
     SpNorm,
+    Sum,
+    UniformGrid,
 )

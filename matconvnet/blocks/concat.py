@@ -115,6 +115,7 @@ class Concat(Layer):
     """Layer form of `concat`; its derivative needs only the sizes of the inputs, which it saves."""
 
     type_name, needs = "concat", frozenset()
+    counted_from_one = ("dim",)
     num_inputs = None
     dim: int = 2
 
@@ -124,7 +125,7 @@ class Concat(Layer):
 
     def backward(self, call, der_outputs):
         """See `concat_backward`."""
-        ders = concat_backward(None, der_outputs[0], dim=self.dim, input_sizes=call.saved)
+        ders = concat_backward(call.inputs, der_outputs[0], dim=self.dim, input_sizes=call.saved)
         return tuple(ders), ()
 
     def output_sizes(self, sizes, param_shapes):

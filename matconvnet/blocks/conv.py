@@ -1,6 +1,5 @@
 """Convolution: a bank of filters slides over a map; groups, stride, padding, dilation."""
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from matconvnet.blocks._checks import check_map, check_projection, check_same
 from matconvnet.blocks._init import gaussian_filters
 from matconvnet.layer import Filter
 from matconvnet.layout import array_api, channel_sums, hwcn, nchw
-from matconvnet.window import Pad4, Size2, output_size, pair, quad
+from matconvnet.window import Pad4, Size2, output_size, pair, planned, quad
 
 aten: Any = torch.ops.aten
 Ders3 = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -183,7 +182,7 @@ def _geometry(x: Tensor, f: Tensor | None, b: Tensor | None, stride, pad, dilate
     return _plan(x.shape, f_shape, None if b is None else b.shape, strides, pads, taps)
 
 
-@functools.lru_cache(maxsize=4096)
+@planned
 def _plan(
     x: torch.Size,
     f: torch.Size | None,
@@ -269,15 +268,16 @@ class Conv(Filter):
 
     def forward(self, inputs, params, ctx):
         """See `conv`."""
-        return (conv(inputs[0], *params, **self._options()),), None
+        f, b = (*params, None, None)[:2]  # a DagNN may leave out what is absent
+        return (conv(inputs[0], f, b, **self._options()),), None
 
     def backward(self, call, der_outputs):
         """See `conv_backward`."""
-        (x,), (f, b), (dzdy,) = call.inputs, call.params, der_outputs
+        (x,), (f, b), (dzdy,) = call.inputs, (*call.params, None, None)[:2], der_outputs
         ders = conv_backward(
             x, f, b, dzdy, **self._options(), der_data=call.wanted[0], out=(*call.out, None)[0]
         )
-        return ders[:1], ders[1:]
+        return ders[:1], ders[1 : 1 + len(call.params)]
 
     def window(self, param_shapes):
         """Extent of the dilated filters."""
@@ -298,7 +298,7 @@ class Conv(Filter):
 
 
 def _filter_shape(param_shapes: Sequence[Sequence[int] | None]) -> tuple[int, int, int, int]:
-    shape = param_shapes[0]
+    shape = param_shapes[0] if param_shapes else None
     if shape is None:
         return 0, 0, 0, 0
     fh, fw, fc, k = (*shape, 1, 1, 1)[:4]

@@ -162,9 +162,10 @@ class ConvTranspose(Layer):
 
     def backward(self, call, der_outputs):
         """See `convt_backward`."""
-        (x,), (f, b), (dzdy,) = call.inputs, call.params, der_outputs
+        (x,), f, (dzdy,) = call.inputs, call.params[0], der_outputs
+        b = (*call.params, None)[1]  # a DagNN may leave out what is absent
         ders = convt_backward(x, f, b, dzdy, **self._options(), der_data=call.wanted[0])
-        return ders[:1], ders[1:]
+        return ders[:1], ders[1 : 1 + len(call.params)]
 
     def output_sizes(self, sizes, param_shapes):
         """(H - 1) * upsample + FH - crops, and K*G channels."""

@@ -90,25 +90,27 @@ class Crop(Layer):
 
     def forward(self, inputs, params, ctx):
         """See `crop`."""
-        x, reference = inputs
-        borders = self._borders_to(check_map(x).shape, check_map(reference, "reference").shape)
-        return (crop(x, borders),), (tuple(x.shape), borders)
+        shape, borders = self._cut(inputs)
+        return (crop(inputs[0], borders),), (shape, borders)
 
     def backward(self, call, der_outputs):
         """See `crop_backward`; the second input has no derivative."""
-        shape, borders = call.saved
+        shape, borders = call.saved or self._cut(call.inputs)
         return (crop_backward(None, der_outputs[0], borders, input_size=shape), None), ()
 
-    def _borders_to(self, size, reference):
+    def _cut(self, inputs):
+        """The shape of x, and what to cut off it (top, bottom, left, right)."""
+        x, reference = inputs
+        size, limits = check_map(x).shape, check_map(reference, "reference").shape
         wanted = integers(self.crop, "crop", (2,), 0)
-        excess = [size[i] - reference[i] for i in range(2)]
+        excess = [size[i] - limits[i] for i in range(2)]
         if min(excess) < 0:
             raise ValueError(
-                f"x has {tuple(size[:2])} pixels, the reference {tuple(reference[:2])}; "
+                f"x has {tuple(size[:2])} pixels, the reference {tuple(limits[:2])}; "
                 "wanted a reference that is no larger"
             )
         (top, left) = (min(e, c) for e, c in zip(excess, wanted, strict=True))
-        return top, excess[0] - top, left, excess[1] - left
+        return tuple(x.shape), (top, excess[0] - top, left, excess[1] - left)
 
     def output_sizes(self, sizes, param_shapes):
         """Height and width of the second input, channels and images of the first."""

@@ -1,6 +1,6 @@
 """Dropout: zero a random share of the elements, scale the others so that the mean stays."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -78,16 +78,25 @@ def _draw(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
 
 @dataclass(frozen=True)
 class Dropout(Elementwise):
-    """Layer form of `dropout`; in test mode the identity, both ways."""
+    """Layer form of `dropout`; in test mode the identity, both ways.
 
-    type_name, needs, keeps_saved = "dropout", frozenset(), True
+    mask: what every evaluation uses in place of a new mask. frozen: a DagNN that has evaluated the
+    layer once goes on with the mask of that time; here it changes nothing.
+    """
+
+    type_name, dag_type = "dropout", "DropOut"
+    needs, keeps_saved = frozenset(), True
+    struct_names = {"frozen": None, "mask": None}  # noqa: RUF012
+    dag_names = {"mask": None}  # noqa: RUF012
     rate: float = 0.5
+    frozen: bool = False
+    mask: Tensor | None = field(default=None, compare=False, repr=False)
 
     def forward(self, inputs, params, ctx):
         """See `dropout`; the mask is saved."""
         if not ctx.training:
             return inputs[:1], None
-        y, mask = dropout(inputs[0], rate=self.rate, generator=ctx.generator)
+        y, mask = dropout(inputs[0], rate=self.rate, mask=self.mask, generator=ctx.generator)
         return (y,), mask
 
     def backward(self, call, der_outputs):

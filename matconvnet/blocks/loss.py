@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from matconvnet.blocks._math import (
     check_weights,
     number,
 )
-from matconvnet.layer import Layer
+from matconvnet.layer import Layer, Tensors
 from matconvnet.layout import array_api, as4d, from_pixels, pixels
 from matconvnet.window import integers
 
@@ -203,12 +203,27 @@ class Objective(Layer):
 
     label_inputs, is_loss = 1, True
 
+    def arguments(self, inputs: Tensors) -> tuple[Any, Any, Any]:
+        """Two or three inputs as x, its labels or targets, and instance weights or None."""
+        if len(inputs) not in (2, 3):
+            raise ValueError(
+                f"{type(self).__name__} has {len(inputs)} inputs; wanted x, its labels or targets, "
+                "and instance weights if there are any"
+            )
+        x, c, weights = (*inputs, None)[:3]
+        return x, c, weights
+
     def output_sizes(self, sizes, param_shapes):
         """One number."""
         return ((1, 1, 1, 1),)
 
     def receptive_field(self, param_shapes):
         """None: the value depends on everything."""
+
+
+@dataclass(frozen=True)
+class Regression(Objective):
+    """An objective whose targets are a map of floats, with a derivative of their own."""
 
 
 @dataclass(frozen=True)
@@ -234,5 +249,5 @@ class Loss(Objective):
         return (dzdx, *(None for _ in call.inputs[1:])), ()
 
     def _pose(self, inputs) -> Problem:
-        x, c, *weights = inputs
-        return pose(x, c, self.loss, (*weights, None)[0], self.threshold, self.top_k)
+        x, c, weights = self.arguments(inputs)
+        return pose(x, c, self.loss, weights, self.threshold, self.top_k)

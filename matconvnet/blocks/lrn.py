@@ -95,6 +95,8 @@ def parse(param: Sequence[float]) -> Param:
 
 def _strips(rows: Tensor) -> Iterator[slice]:
     count, channels = rows.shape
+    if not isinstance(count, int):  # a symbol: torch.export traces
+        return iter([slice(None)])
     step = max(STRIP // max(channels, 1), 1) if rows.device.type == "cpu" else max(count, 1)
     return (slice(start, start + step) for start in range(0, count, step))
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from matconvnet.blocks._checks import acc_dtype, check_map, check_projection, check_same
 from matconvnet.blocks._math import check_scalar_projection, check_weights, number
-from matconvnet.blocks.loss import Objective
+from matconvnet.blocks.loss import Regression
 from matconvnet.layout import array_api
 
 
@@ -142,31 +142,35 @@ def _power_sum(a: Problem) -> Tensor:
 
 
 @dataclass(frozen=True)
-class PDist(Objective):
+class PDist(Regression):
     """Layer form of `pdist`. Inputs: x, the target x0, and instance weights if there are any."""
 
     type_name = "pdist"
+    dag_names = {"no_root": None, "epsilon": None, "instance_weights": None}  # noqa: RUF012
+    dag_defaults = {"aggregate": True, "epsilon": 1e-6}  # noqa: RUF012
     p: float = 2
     no_root: bool = False
     epsilon: float = 1e-3
     aggregate: bool = False
     instance_weights: Tensor | float | None = None
 
-    def _arguments(self, inputs) -> tuple[Any, Any, dict[str, Any]]:
+    def _problem(self, inputs) -> tuple[Any, Any, dict[str, Any]]:
         """(x, x0, options of `pdist` but p); weights that come as an input win over the field."""
-        x, x0, weights = (*inputs, self.instance_weights)[:3]
-        options: dict[str, Any] = self.options() | {"instance_weights": weights}
+        x, x0, weights = self.arguments(inputs)
+        options: dict[str, Any] = self.options()
         del options["p"]
+        if weights is not None:
+            options["instance_weights"] = weights
         return x, x0, options
 
     def forward(self, inputs, params, ctx):
         """See `pdist`."""
-        x, x0, options = self._arguments(inputs)
+        x, x0, options = self._problem(inputs)
         return (pdist(x, x0, self.p, **options),), None
 
     def backward(self, call, der_outputs):
         """See `pdist_backward`; weights have no derivative."""
-        x, x0, options = self._arguments(call.inputs)
+        x, x0, options = self._problem(call.inputs)
         ders = pdist_backward(x, x0, der_outputs[0], self.p, **options)
         return (*ders, *(None for _ in call.inputs[2:])), ()
 

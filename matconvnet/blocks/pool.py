@@ -13,7 +13,7 @@ from torch import Tensor
 from matconvnet.blocks._checks import check_map, check_projection
 from matconvnet.layer import Filter
 from matconvnet.layout import array_api, empty_map, hwcn, nchw
-from matconvnet.window import Pad4, Size2, output_size, pair, quad
+from matconvnet.window import Pad4, Size2, output_size, pair, planned, quad
 
 Method = Literal["max", "avg"]
 aten: Any = torch.ops.aten
@@ -99,7 +99,7 @@ def _window(x: Tensor, size, stride, pad, method) -> Window:
     return _plan(x.shape, pair(size, "size"), pair(stride, "stride"), quad(pad, "pad"), kind)
 
 
-@functools.lru_cache(maxsize=4096)
+@planned
 def _plan(
     shape: torch.Size,
     sizes: tuple[int, int],

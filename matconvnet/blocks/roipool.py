@@ -144,7 +144,7 @@ def _tiles(x: Tensor, rois: Tensor, method, subdivisions, transform) -> Tiles:
     sh, sw = pair(subdivisions, "subdivisions")
     number, left, top, right, bottom = rois.reshape(5, -1).double().unbind(0)
     image = (number + 1).trunc().clamp(1, n).long() - 1  # as the original truncates, from 1
-    a = _matrix(transform)
+    a = transform_matrix(transform)
     (w0, h0), (w1, h1) = (
         [_nearest(r[0] * u + r[1] * v + r[2], x) for r in a]
         for u, v in ((left, top), (right, bottom))
@@ -158,7 +158,7 @@ def _tiles(x: Tensor, rois: Tensor, method, subdivisions, transform) -> Tiles:
     return Tiles((sh, sw, c, rois.numel() // 5), mode, counts, members)
 
 
-def _matrix(transform: Any) -> list[list[float]]:
+def transform_matrix(transform: Any) -> list[list[float]]:
     """The 2 x 3 matrix of any kind of transform."""
     a = torch.as_tensor(transform, dtype=torch.float64)
     if not bool(torch.isfinite(a).all()):

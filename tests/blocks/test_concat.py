@@ -120,8 +120,10 @@ def test_layer(dim):
     (y,), saved = layer.forward((x, z), (), Context())
     assert torch.equal(y, torch.cat((x, z), dim))
     assert layer.output_sizes([x.shape, z.shape], []) == (tuple(y.shape),)
-    call = Call((None, None), (), (None,), saved, Context(), (True, True))
-    ders, _ = layer.backward(call, (y,))
-    assert torch.equal(ders[0], x)
-    assert torch.equal(ders[1], z)
-    assert layer.receptive_field([]) == (Field() if dim >= 2 else None)
+    withheld = Call((None, None), (), (None,), saved, Context(), (True, True))
+    forgotten = Call((x, z), (), (None,), None, Context(), (True, True))
+    for call in (withheld, forgotten):
+        ders, _ = layer.backward(call, (y,))
+        assert torch.equal(ders[0], x)
+        assert torch.equal(ders[1], z)
+    assert layer.receptive_fields(2, []) == ((Field() if dim >= 2 else None),) * 2

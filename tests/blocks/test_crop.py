@@ -109,11 +109,13 @@ def test_layer_crops_to_the_reference(offset, borders):
     (y,), saved = layer.forward((x, ref), (), Context())
     assert torch.equal(y, crop(x, borders))
     assert layer.output_sizes([x.shape, ref.shape], []) == (tuple(y.shape),)
-    call = Call((None, None), (), (None,), saved, Context(), (True, True))
-    (dzdx, dzdref), _ = layer.backward(call, (y,))
-    assert torch.equal(dzdx, crop_backward(x, y, borders))
-    assert dzdref is None
-    assert layer.receptive_field([]) == Field(offset=offset)
+    withheld = Call((None, None), (), (None,), saved, Context(), (True, True))
+    forgotten = Call((x, ref), (), (None,), None, Context(), (True, True))
+    for call in (withheld, forgotten):
+        (dzdx, dzdref), _ = layer.backward(call, (y,))
+        assert torch.equal(dzdx, crop_backward(x, y, borders))
+        assert dzdref is None
+    assert layer.receptive_fields(2, []) == (Field(offset=offset),)  # none in the reference
 
 
 def test_layer_refuses_a_larger_reference():

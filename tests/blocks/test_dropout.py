@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from matconvnet.blocks.dropout import Dropout, dropout, dropout_backward
 from matconvnet.layer import Call, Context
+from matconvnet.nets.fields import write_options
 from tests.helpers import assert_close, in_memory, memory_orders, randn, seeds, sizes
 from tests.reference import dropout as reference
 from tests.tolerances import REFERENCE
@@ -137,3 +138,35 @@ def test_layer_in_test_mode_is_the_identity():
     assert saved is None
     (dzdx,), _ = layer.backward(Call((None,), (), (None,), None, test, (True,)), (x,))
     assert torch.equal(dzdx, x)
+
+
+def test_layer_with_a_mask_draws_none():
+    x, mask = randn((4, 5, 10, 3)), randn((4, 5, 10, 3), 1)
+    layer = Dropout(rate=1.0, mask=mask)
+    (y,), saved = layer.forward((x,), (), Context())
+    assert torch.equal(y, mask * x)
+    assert saved is mask
+    assert torch.equal(layer.forward((x,), (), Context(training=False))[0][0], x)
+    with pytest.raises(ValueError, match="mask has shape"):
+        layer.forward((x[:1],), (), Context())
+
+
+def test_layer_with_a_mask_can_be_compared_printed_and_hashed():
+    plain, masked = Dropout(0.3), Dropout(0.3, mask=torch.ones(2, 2))
+    assert plain == masked
+    assert {plain, masked} == {plain}
+    assert repr(plain) == repr(masked) == "Dropout(rate=0.3, frozen=False)"
+    assert Dropout(0.3, frozen=True) != plain
+
+
+def test_frozen_alone_draws_a_new_mask_every_time():
+    x, layer, random = torch.ones(100), Dropout(frozen=True), torch.Generator()
+    y1, y2 = (layer.forward((x,), (), Context(True, random))[0][0] for _ in range(2))
+    assert not torch.equal(y1, y2)
+
+
+def test_names_in_files():
+    layer = Dropout(0.3, frozen=True, mask=torch.ones(2, 2))
+    assert write_options(layer, "dag") == {"rate": 0.3, "frozen": True}
+    assert "mask" not in write_options(layer, "chain")
+    assert write_options(Dropout(0.3), "chain") == {"rate": 0.3}

@@ -373,6 +373,9 @@ def test_layer():
         assert ders[1:] == (None,) * (len(inputs) - 1)
         assert param_ders == ()
     assert layer.output_sizes([(2, 3, 4, 2), (2, 3, 4, 2)], []) == ((1, 1, 1, 1),)
-    assert layer.receptive_field([]) is None
+    assert layer.receptive_fields(3, []) == (None,) * 3
+    for count in (1, 4):
+        with pytest.raises(ValueError, match=f"Loss has {count} inputs; wanted x, its labels"):
+            layer.forward((x,) * count, (), Context())
     assert Loss.is_loss
     assert Loss.label_inputs == 1

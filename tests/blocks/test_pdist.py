@@ -8,7 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from matconvnet import executor
 from matconvnet.blocks.pdist import PDist, pdist, pdist_backward
+from matconvnet.blocks.sum import Sum
+from matconvnet.geometry import receptive_fields, variable_sizes
+from matconvnet.graph import Node, build
 from matconvnet.layer import Call, Context
 from tests.helpers import (
     assert_close,
@@ -188,4 +192,33 @@ def test_layer():
     shapes = [(2, 3, 4, 5), (1, 1, 4, 5)]
     assert layer.output_sizes(shapes, []) == ((1, 1, 1, 1),)
     assert PDist().output_sizes(shapes, []) == ((2, 3, 1, 5),)
-    assert PDist().receptive_field([]) is None
+    assert PDist().receptive_fields(3, []) == (None,) * 3
+    with pytest.raises(ValueError, match="PDist has 4 inputs; wanted x, its labels or targets"):
+        layer.forward((x,) * 4, (), Context())
+
+
+@pytest.mark.parametrize("aggregate", [True, False])
+def test_weights_as_an_input_of_a_graph(aggregate):
+    """They win over those of the layer, and have no derivative."""
+    x, x0, weights = randn((2, 3, 4, 5)), randn((2, 3, 4, 5), 1), randn((2, 3, 1, 5), 2)
+    options = {"aggregate": aggregate, "epsilon": 1e-3}
+    graph = build(
+        [
+            Node("double", Sum(), ("x", "x"), ("xx",)),
+            Node("distance", PDist(aggregate=aggregate, instance_weights=9.0),
+                 ("xx", "x0", "w"), ("y",)),
+        ]
+    )  # fmt: skip
+    given_values = {"x": x, "x0": x0, "w": weights}
+    record = executor.forward(graph, {}, given_values, derivative=True, conserve_memory=True)
+    assert_close(record.values["y"], pdist(2 * x, x0, 2, instance_weights=weights, **options),
+                 REFERENCE[x.dtype])  # fmt: skip
+    p = randn(record.values["y"].shape, 3)
+    ders = executor.backward(graph, {}, record, {"y": p}, conserve_memory=True).ders
+    dzdx, dzdx0 = pdist_backward(2 * x, x0, p, 2, instance_weights=weights, **options)
+    assert_close(ders["x"], 2 * dzdx, REFERENCE[x.dtype])
+    assert_close(ders["x0"], dzdx0, REFERENCE[x.dtype])
+    assert "w" not in ders
+    size = variable_sizes(graph, {"x": x.shape, "w": weights.shape}, {})["y"]
+    assert size == ((1, 1, 1, 1) if aggregate else (2, 3, 1, 5))
+    assert receptive_fields(graph, "x", {})["y"] is None

@@ -205,4 +205,4 @@ def test_layer():
     ders, _ = layer.backward(Call(inputs, (), (None,), saved, Context(), (True, True)), (y,))
     for der, want in zip(ders, bilinear_sampler_backward(*inputs, y), strict=True):
         assert torch.equal(der, want)
-    assert layer.receptive_field([]) is None
+    assert layer.receptive_fields(2, []) == (None, None)

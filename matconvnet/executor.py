@@ -26,7 +26,7 @@ class Record:
     """One evaluation: every value, derivative and time that was kept, by name.
 
     values, ders: of variables; param_ders: of parameters; saved: what layers kept for backward;
-    forward_time, backward_time: seconds, by layer.
+    forward_time, backward_time: seconds, by layer. skipped: layers that lacked an input.
     """
 
     values: dict[str, Tensor] = field(default_factory=dict)
@@ -35,6 +35,7 @@ class Record:
     saved: dict[str, Any] = field(default_factory=dict)
     forward_time: dict[str, float] = field(default_factory=dict)
     backward_time: dict[str, float] = field(default_factory=dict)
+    skipped: set[str] = field(default_factory=set)
     ctx: Context = field(default_factory=Context)
     spent: bool = False
 
@@ -72,12 +73,15 @@ def forward(
     left = Counter(graph.readers)
     for node in graph.nodes:
         if any(v not in record.values for v in node.inputs):
+            record.skipped.add(node.name)
             continue
         start = time.perf_counter()
         values = tuple(record.values[v] for v in node.inputs)
         given = tuple(params[p] for p in node.params)
         try:
             outputs, saved = node.layer.forward(values, given, record.ctx)
+            if len(outputs) != len(node.outputs):
+                raise ValueError(f"forward gave {len(outputs)} values; wanted {node.outputs}")
         except Exception as error:
             _locate(error, node, values)
             raise
@@ -113,8 +117,9 @@ def backward(
 ) -> Record:
     """Differentiate the sum of <ders[v], v> by all values in `record`, from the last node back.
 
-    A node takes part if all its output derivatives are there. Derivatives of a value that several
-    nodes read are added, and so are those of a parameter that several nodes use.
+    A node takes part if it was evaluated, and all its output derivatives are there. Derivatives of
+    a value that several nodes read are added, and so are those of a parameter that several nodes
+    use.
 
     Args:
         graph, params: as given to `forward`.
@@ -141,7 +146,8 @@ def backward(
         )
     reached = _reached(graph, depth)
     wanted = _wanted(graph, reached, wanted_inputs)
-    kept = {*precious, *graph.inputs, *graph.outputs}
+    given = (v for node in graph.nodes if node.name in record.skipped for v in node.outputs)
+    kept = {*precious, *graph.inputs, *graph.outputs, *given}
     record.ders = dict(ders)
     pending = Counter(p for node in graph.nodes if node.name in reached for p in node.params)
     touched: set[str] = set()
@@ -153,7 +159,8 @@ def backward(
         start = time.perf_counter()
         for p in node.params:
             pending[p] -= 1
-        if all(v in record.ders for v in node.outputs):
+        was_evaluated = node.name not in record.skipped
+        if was_evaluated and all(v in record.ders for v in node.outputs):
             der_inputs, der_params = _differentiate(node, params, record, wanted, spare)
             _add_variables(node, der_inputs, record, wanted)
             _add_params(node, der_params, record, accumulate, touched)
@@ -213,7 +220,12 @@ def _differentiate(
         tuple(spare.get(p) for p in node.params),
     )
     try:
-        return node.layer.backward(call, tuple(record.ders[v] for v in node.outputs))
+        ders = node.layer.backward(call, tuple(record.ders[v] for v in node.outputs))
+        for of, names in zip(ders, (node.inputs, node.params), strict=True):
+            if not isinstance(of, (tuple, list)) or len(of) != len(names):
+                found = len(of) if isinstance(of, (tuple, list)) else type(of).__name__
+                raise ValueError(f"backward gave {found} derivatives for {names}; wanted a tuple")
+        return ders
     except Exception as error:
         _locate(error, node, inputs)
         raise

@@ -44,6 +44,22 @@ class Graph:
         """Variables that no node reads, in the order in which they are written."""
         return tuple(v for node in self.nodes for v in node.outputs if not self.readers.get(v))
 
+    def leading_to(self, outputs: Iterable[str]) -> "Graph":
+        """The part of the graph that some variables depend on.
+
+        Raises: KeyError, if no node writes one of them.
+        """
+        wanted = set(outputs)
+        unknown = [v for v in wanted if v not in self.producer]
+        if unknown:
+            raise KeyError(f"outputs name {unknown}; wanted some of {list(self.producer)}")
+        kept = []
+        for node in reversed(self.nodes):
+            if wanted.intersection(node.outputs):
+                wanted.update(node.inputs)
+                kept.append(node)
+        return build(reversed(kept))
+
 
 def build(nodes: Iterable[Node]) -> Graph:
     """Check the wiring and find the order of evaluation.

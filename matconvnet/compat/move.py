@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from matconvnet.layout import to_tensor
+from matconvnet.nets.fields import is_empty
 from matconvnet.nets.simplenn import Link, SimpleNN
-from matconvnet.nets.struct import is_empty, layer_list
+from matconvnet.nets.struct import layer_list
 from matconvnet.values import Struct
 
 TYPES = ("conv", "convt", "bnorm")
@@ -38,7 +39,7 @@ def vl_simplenn_move(net: Any, destination: str) -> Any:
     device = torch.device("cuda" if destination == "gpu" else "cpu")
     if isinstance(net, SimpleNN):
         moved = copy.copy(net)
-        moved.meta = dict(net.meta)
+        moved.meta = Struct(net.meta)
         moved.layers = tuple(_move_link(link, device) for link in net.layers)
         return moved
     layers = [_move_layer(Struct(layer), device) for layer in layer_list(net)]

@@ -12,8 +12,7 @@ from torch import Tensor
 from matconvnet import executor
 from matconvnet.blocks._loss_kinds import KINDS
 from matconvnet.blocks.dropout import Dropout
-from matconvnet.blocks.loss import Loss
-from matconvnet.blocks.pdist import PDist
+from matconvnet.blocks.loss import Loss, Regression
 from matconvnet.blocks.softmaxloss import SoftmaxLoss
 from matconvnet.compat.options import parse_options
 from matconvnet.errors import RecordError
@@ -22,6 +21,7 @@ from matconvnet.layer import Context, Layer
 from matconvnet.layout import as4d, channels_last, map_arrays, to_numpy, to_tensor
 from matconvnet.nets import struct
 from matconvnet.nets.custom import Entry
+from matconvnet.nets.fields import is_empty
 from matconvnet.nets.simplenn import SimpleNN
 from matconvnet.parallel.server import ParameterServer
 
@@ -77,7 +77,7 @@ def vl_simplenn(
     opts = parse_options(OPTIONS, pairs, options)
     in_numpy = isinstance(x, np.ndarray)
     chain = net if isinstance(net, SimpleNN) else chain_of(net, in_numpy)
-    backward = not struct.is_empty(dzdy)
+    backward = not is_empty(dzdy)
     depth = _check(opts, backward, res)
     params = chain.values()
     ctx = Context(opts["mode"].lower() == "normal", opts["generator"])
@@ -169,7 +169,7 @@ def _check(opts: dict[str, Any], backward: bool, res: Any) -> int | None:
     if opts["skip_forward"] and not res:
         raise ValueError("skipForward without res (simplenn:skipForwardEmptyRes)")
     depth = opts["back_prop_depth"]
-    if struct.is_empty(depth) or depth == float("inf"):
+    if is_empty(depth) or depth == float("inf"):
         return None
     if depth < 1 or depth != int(depth):
         raise ValueError(f"invalid backPropDepth {depth}; wanted a whole number >= 1, or inf")
@@ -196,7 +196,7 @@ def _labels(chain: SimpleNN, images: int) -> dict[str, Tensor]:
     for i, link in enumerate(chain.layers, 1):
         if not link.layer.label_inputs:
             continue
-        if struct.is_empty(link.extra.get("class")) and images:
+        if is_empty(link.extra.get("class")) and images:
             raise ValueError(f"layer {i} ({link.name!r}) has no labels; set its field 'class'")
         value = to_tensor(link.extra.get("class", []))
         if not isinstance(value, Tensor):
@@ -209,7 +209,7 @@ def labels_from_one(layer: Layer, labels: Tensor) -> Tensor:
     """Class labels counted from 0 (0 becomes -1, ignored); attributes and targets as they are."""
     if isinstance(layer, SoftmaxLoss) and labels.dim() >= 3 and labels.shape[2] == 2:
         return torch.cat((labels[:, :, :1] - 1, labels[:, :, 1:]), 2)
-    if isinstance(layer, PDist) or (
+    if isinstance(layer, Regression) or (
         isinstance(layer, Loss) and KINDS[layer.loss.lower()].is_attribute
     ):
         return labels
@@ -253,7 +253,7 @@ def _weight_ders(chain: SimpleNN, res: list[Entry]) -> dict[str, Tensor]:
     ders = {}
     for entry, link in zip(res, chain.layers, strict=False):
         for param, der in zip(link.params, entry.dzdw or [], strict=False):
-            if not struct.is_empty(der):
+            if not is_empty(der):
                 ders[param.name] = to_tensor(der)
     return ders
 

@@ -16,8 +16,9 @@ from matconvnet.executor import Record
 from matconvnet.layer import Layer
 from matconvnet.layout import map_arrays, to_numpy, to_tensor
 from matconvnet.nets.custom import Custom, Entry
+from matconvnet.nets.fields import camel_case, is_empty
 from matconvnet.nets.simplenn import SimpleNN
-from matconvnet.nets.struct import camel_case, is_empty, layer_list
+from matconvnet.nets.struct import layer_list
 from matconvnet.train.meters import binary, multiclass
 from matconvnet.train.options import ERROR_LABELS, TrainOptions
 from matconvnet.train.trainer import Epoch, Trainer, prediction_of

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from matconvnet import executor
-from matconvnet.blocks._loss_kinds import KINDS
-from matconvnet.geometry import variable_sizes
+from matconvnet.blocks.loss import Regression
 from matconvnet.graph import Graph, Node, build
 from matconvnet.layer import Context, Layer
 from matconvnet.layout import to_tensor
+from matconvnet.nets.example import example_inputs
 from matconvnet.nets.network import Network
 
 Tensors = dict[str, Tensor]
@@ -38,7 +38,9 @@ def describe(
 ) -> Subject:
     """Make a Subject of a block, a pair of functions, a layer or a network."""
     if isinstance(subject, Network):
-        inputs = args[0] if args else _drawn_inputs(subject, generator)
+        inputs = args[0] if args else example_inputs(
+            subject, labels=True, dtype=torch.float64, generator=generator
+        )
         params = {name: p.value for name, p in subject.params.items()}
         frozen = {n for n, p in subject.params.items() if p.train_method == "average"}
         return _from_graph(subject.graph, inputs, params, frozen, training)
@@ -128,8 +130,8 @@ def _from_graph(
 ) -> Subject:
     fixed = {name: _double(value) for name, value in inputs.items()}
     weights = {n: None if p is None else _double(p) for n, p in params.items()}
-    losses = [n for n in graph.nodes if n.layer.label_inputs and n.layer.type_name != "pdist"]
-    labels = {v for node in losses for v in node.inputs[1:]}
+    losses = [n for n in graph.nodes if n.layer.label_inputs]
+    labels = {v for n in losses for v in n.inputs[2 if isinstance(n.layer, Regression) else 1 :]}
     tensors = {n: t for n, t in fixed.items() if t.is_floating_point() and n not in labels}
     tensors |= {n: w for n, w in weights.items() if w is not None and n not in averaged}
 
@@ -151,28 +153,3 @@ def _from_graph(
         return {**made.ders, **made.param_ders}
 
     return Subject(tensors, evaluate, differentiate)
-
-
-def _drawn_inputs(net: Network, generator: torch.Generator) -> dict[str, Tensor]:
-    """Random inputs of two images, and labels to go with them."""
-    size = net.meta.get("inputSize") or net.meta.get("input_size")
-    if size is None:
-        raise ValueError("the network has no meta.inputSize; wanted inputs, a dict by variable")
-    shape = (*[int(v) for v in list(size)[:3]], 1, 1)[:3]
-    name = net.graph.inputs[0]
-    inputs = {name: torch.randn(*shape, 2, generator=generator, dtype=torch.float64)}
-    shapes = {n: None if p.value is None else p.value.shape for n, p in net.params.items()}
-    sizes = variable_sizes(net.graph, {name: (*shape, 2)}, shapes)
-    for node in net.graph.nodes:
-        if not node.layer.label_inputs or node.inputs[1] in inputs:
-            continue
-        h, w, d, n = (int(v) for v in sizes[node.inputs[0]])
-        kind = getattr(node.layer, "loss", "softmaxlog").lower()
-        if node.layer.type_name == "pdist":
-            drawn = torch.randn(h, w, d, n, generator=generator, dtype=torch.float64)
-        elif KINDS[kind].is_attribute:
-            drawn = torch.randint(0, 2, (h, w, d, n), generator=generator) * 2 - 1
-        else:
-            drawn = torch.randint(0, d, (h, w, 1, n), generator=generator)
-        inputs[node.inputs[1]] = drawn
-    return inputs

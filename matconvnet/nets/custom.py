@@ -8,7 +8,7 @@ from typing import Any
 from matconvnet.geometry import full_size
 from matconvnet.layer import Layer
 from matconvnet.layout import map_arrays, to_tensor
-from matconvnet.nets.struct import to_list
+from matconvnet.nets.fields import to_list
 from matconvnet.values import Struct
 
 

@@ -1,15 +1,17 @@
 """A SimpleNN as a table: geometry, receptive fields, memory and work of every layer."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from matconvnet.blocks import LRN, Conv, ConvTranspose, Pooling, Softmax, SoftmaxLoss
 from matconvnet.geometry import Shapes, Size, compose, variable_sizes
 from matconvnet.layer import Field, Filter, Layer, Size4
+from matconvnet.nets import meta
+from matconvnet.nets.fields import is_empty, to_list
+from matconvnet.nets.registry import Unknown
 from matconvnet.nets.simplenn import Link, SimpleNN
-from matconvnet.nets.struct import is_empty, to_list
 from matconvnet.nets.tables import Format, Line, count_text, dims_text, memory_text, table_text
 from matconvnet.window import pair, quad
 
@@ -89,7 +91,7 @@ def describe(
     shapes = {
         name: None if value is None else tuple(value.shape) for name, value in net.values().items()
     }
-    size = _input_size(net.meta, input_size, batch_size)
+    size = _input_size(net, input_size, batch_size)
     sizes = variable_sizes(net.graph, {net.input: size}, shapes) if net.layers else {}
     field: Field = Field()
     rows = []
@@ -124,17 +126,9 @@ def render(table: Table, format: Format = "ascii", max_num_columns: int = 18) ->
     return "".join(table_text(block, format) + "\n" for block in [*blocks, _totals(table)])
 
 
-def _input_size(meta: Mapping[str, Any], given: Any, batch_size: Any) -> Size:
+def _input_size(net: SimpleNN, given: Any, batch_size: Any) -> Size:
     """The size of the input as far as it is known."""
-    value = given
-    if is_empty(value):
-        value = meta.get("inputSize")
-    if is_empty(value):
-        normalization = meta.get("normalization")
-        value = normalization.get("imageSize") if isinstance(normalization, Mapping) else None
-    numbers = [] if is_empty(value) else to_list(value)
-    if numbers and isinstance(numbers[0], str):  # as DagNN has it: name, size
-        numbers = to_list(numbers[1])
+    numbers = meta.input_size(net.meta, net.input) if is_empty(given) else to_list(given)
     if len(numbers) > 4:
         raise ValueError(f"input size is {numbers}; wanted up to 4 numbers, H W C N")
     h, w, c, n = (*numbers, *(math.nan,) * (3 - len(numbers)), 1)[:4]
@@ -171,6 +165,8 @@ def _row(link: Link, shapes: Shapes, field: Field, before: Size, after: Size) ->
 def _abbreviation(layer: Layer) -> str:
     if isinstance(layer, Pooling):
         return "apool" if layer.method.lower() == "avg" else "mpool"
+    if isinstance(layer, Unknown):
+        return layer.kind
     short = {LRN: "norm", Softmax: "softmx", SoftmaxLoss: "softmxl"}
     return short.get(type(layer), layer.type_name)
 

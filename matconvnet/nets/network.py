@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -11,8 +11,14 @@ from torch import Tensor
 from matconvnet import executor
 from matconvnet.executor import OnParam, Record
 from matconvnet.graph import Graph
-from matconvnet.layer import Context
+from matconvnet.layer import Context, Layer
 from matconvnet.layout import as4d, channels_last, to_tensor
+from matconvnet.nets.registry import Unknown
+from matconvnet.values import Struct
+
+if TYPE_CHECKING:
+    from matconvnet.nets.predict import Prediction
+    from matconvnet.nets.preprocess import Images
 
 Mode = Literal["normal", "test"]
 
@@ -33,11 +39,18 @@ class Param:
     train_method: str = "gradient"
 
 
-@dataclass
+@dataclass(eq=False)
 class Network(ABC):
-    """A graph of layers with its parameters; evaluation changes neither, and returns a Record."""
+    """A graph of layers with its parameters; evaluation changes neither, and returns a Record.
 
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: free data of the network. extra: further fields of the struct it came from. beside: what
+    its file held beside the network, such as the state of training; None, if the file held nothing
+    but the fields of the network.
+    """
+
+    meta: Struct = field(default_factory=Struct)
+    extra: Struct = field(default_factory=Struct)
+    beside: Struct | None = None
 
     @property
     @abstractmethod
@@ -48,6 +61,40 @@ class Network(ABC):
     @abstractmethod
     def params(self) -> Mapping[str, Param]:
         """The parameters by name, in the order of the layers."""
+
+    @property
+    @abstractmethod
+    def input(self) -> str:
+        """The variable that takes the data."""
+
+    @property
+    def prediction(self) -> str:
+        """The last variable that follows from the data alone, and is not the value of a loss."""
+        known = dict.fromkeys(self.data_inputs)
+        for node in self.graph.nodes:
+            if not node.layer.is_loss and all(variable in known for variable in node.inputs):
+                known.update(dict.fromkeys(node.outputs))
+        return next(reversed(known), self.input)
+
+    @abstractmethod
+    def to_struct(self) -> Struct:
+        """The network as a struct, as files hold it; the weights are shared with it."""
+
+    @property
+    def data_inputs(self) -> list[str]:
+        """Inputs of the network, but for what losses compare with: labels, targets and weights."""
+        data = {
+            variable
+            for node in self.graph.nodes
+            for variable in (node.inputs[:1] if _compares(node.layer) else node.inputs)
+        }
+        return [variable for variable in self.graph.inputs if variable in data]
+
+    @property
+    def unknown(self) -> dict[str, str]:
+        """Types that nobody registered, by the name of the layer; it cannot be evaluated."""
+        nodes = self.graph.nodes
+        return {n.name: n.layer.kind for n in nodes if isinstance(n.layer, Unknown)}
 
     @property
     def precious(self) -> Iterable[str]:
@@ -101,17 +148,40 @@ class Network(ABC):
         made = executor.forward(
             self.graph, values, {name: _door(name, value) for name, value in inputs.items()},
             ctx=Context(mode == "normal", generator), derivative=ders is not None, depth=depth,
-            conserve_memory=conserve_memory, precious=keep, sync=sync,
+            conserve_memory=conserve_memory, precious=keep.union(ders or ()), sync=sync,
         )  # fmt: skip
-        if ders is None:
-            return made
+        self._evaluated(made)
         if accumulate and record is not None:
             made.param_ders = dict(record.param_ders)
+        if ders is None:
+            return made
         return executor.backward(
             self.graph, values, made, _projections(ders, made), depth=depth,
             conserve_memory=conserve_memory, precious=keep, accumulate=accumulate,
             on_param=on_param, wanted_inputs=wanted_inputs, out=out, sync=sync,
         )  # fmt: skip
+
+    def _evaluated(self, record: Record) -> None:
+        """Keep something of what the forward pass saved, if the network is of that kind."""
+        return
+
+    def predict(
+        self, images: "Images", *, batch_size: int = 32, scale: float = 1.0
+    ) -> "Prediction":
+        """Evaluate images, prepared as the meta data tell, in test mode; see `nets.predict`.
+
+        Args:
+            images: one or a list: paths, Pillow images, arrays or tensors H x W or H x W x C; or
+                one array H x W x C x N. Bytes count from 0 to 255; floats are taken as they are.
+            batch_size: images evaluated at a time; without a size in the meta data, it is one.
+            scale: what values are multiplied by: 1/255, if the network wants them from 0 to 1.
+
+        Returns: scores, probabilities and names of classes; or `maps`, such as restored images.
+        Raises: OSError, FormatError, ValueError, TypeError, naming what cannot be read or used.
+        """
+        from matconvnet.nets.predict import predict
+
+        return predict(self, images, batch_size=batch_size, scale=scale)
 
     def convert(self, change: Callable[[Tensor], Tensor]) -> None:
         """Replace every parameter's value by `change(value)`."""
@@ -123,6 +193,11 @@ class Network(ABC):
         """Move all parameters to a device, or convert them to a type; returns the network."""
         self.convert(lambda value: value.to(target))  # pyright: ignore[reportCallIssue]
         return self
+
+
+def _compares(layer: Layer) -> bool:
+    """True for losses, and for unknown layers: one that reads two variables is a loss as a rule."""
+    return layer.is_loss or isinstance(layer, Unknown)
 
 
 def _door(name: str, value: Any) -> Tensor:

@@ -14,7 +14,9 @@ from matconvnet.layer import Layer
 from matconvnet.layout import channels_last, to_tensor
 from matconvnet.nets import struct
 from matconvnet.nets.custom import Custom
+from matconvnet.nets.fields import is_empty, to_list
 from matconvnet.nets.network import Network, Param
+from matconvnet.nets.own import as_layer
 from matconvnet.values import Struct
 
 MOMENT_RATE = 0.1  # averaging rate of moments where a network gives none, as in DagNN
@@ -24,7 +26,8 @@ MOMENT_RATE = 0.1  # averaging rate of moments where a network gives none, as in
 class Link:
     """A layer of the chain, with its parameters.
 
-    precious: its output is never freed. extra: fields of its struct that no layer reads.
+    precious: its output is never freed. extra: fields of its struct that no layer reads, and its
+    type, where that is another name than the layer's own.
     """
 
     layer: Layer
@@ -44,7 +47,7 @@ class SimpleNN(Network):
 
     def __init__(
         self,
-        layers: Sequence[Layer | tuple[Layer, Sequence[Any]] | Mapping[str, Any]],
+        layers: Sequence[Any],
         meta: Mapping[str, Any] | None = None,
         *,
         seed: int = 0,
@@ -53,26 +56,40 @@ class SimpleNN(Network):
 
         Args:
             layers: each a Layer; or (Layer, weights), the weights arrays or tensors; or a struct
-                such as `{"type": "pool", "pool": 2}`. Weights that are left out are drawn.
+                such as `{"type": "pool", "pool": 2}`; or a function of yours, a pair (function,
+                its derivative), or a torch.nn.Module, see `as_layer`. Weights that are left out
+                are drawn.
             meta: free data of the network, such as inputSize and normalization.
             seed: of the random weights.
         """
         if isinstance(layers, Mapping):
             raise FormatError("layers is a struct; wanted a list (or SimpleNN.from_struct(net))")
-        super().__init__(dict(meta or {}))
+        super().__init__(Struct(meta or {}))
         generator = torch.Generator().manual_seed(seed)
         self.layers = tuple(_link(item, i, generator) for i, item in enumerate(layers, 1))
         self._graph = build(self._nodes())
 
+    def __repr__(self) -> str:
+        kinds = ", ".join(link.layer.type_name or type(link.layer).__name__ for link in self.layers)
+        return f"SimpleNN: {kinds}"
+
     @classmethod
-    def from_struct(cls, net: Mapping[str, Any]) -> "SimpleNN":
-        """Read a network struct, tidied or not; the weights are shared with it."""
+    def from_struct(cls, net: Mapping[str, Any], *, keep_unknown: bool = False) -> "SimpleNN":
+        """Read a network struct, tidied or not; the weights are shared with it.
+
+        keep_unknown: put a placeholder in the place of a layer whose type nobody registered.
+        """
         tidied = struct.tidy(net)
-        return cls(tidied["layers"], tidied["meta"])
+        links = [_read_link(e, i, keep_unknown) for i, e in enumerate(tidied["layers"], 1)]
+        chain = cls(links, tidied["meta"])
+        own = ("layers", "meta", *struct.PARENTS)
+        chain.extra = Struct({key: value for key, value in net.items() if key not in own})
+        return chain
 
     def to_struct(self) -> Struct:
         """The network as a tidy struct; the weights are shared with it."""
-        return Struct(layers=[_unlink(link) for link in self.layers], meta=dict(self.meta))
+        layers = [_unlink(link) for link in self.layers]
+        return Struct(layers=layers, meta=Struct(self.meta), **self.extra)
 
     @property
     def graph(self) -> Graph:
@@ -99,14 +116,6 @@ class SimpleNN(Network):
         """The variable that the last layer writes."""
         return f"x{len(self.layers)}"
 
-    @property
-    def prediction(self) -> str:
-        """The last variable that is not the value of a loss."""
-        count = len(self.layers)
-        while count and self.layers[count - 1].layer.is_loss:
-            count -= 1
-        return f"x{count}"
-
     def label(self, index: int) -> str:
         """The variable that takes the labels of layer `index` (from 1)."""
         readers = [i for i, link in enumerate(self.layers, 1) if link.layer.label_inputs]
@@ -124,26 +133,35 @@ class SimpleNN(Network):
 
 
 def _link(item: Any, index: int, generator: torch.Generator) -> Link:
+    if isinstance(item, Link):
+        return item
     if isinstance(item, Mapping):
         return _read_link(item, index)
-    layer, weights = item if isinstance(item, tuple) else (item, None)
-    if not isinstance(layer, Layer):
-        raise FormatError(f"layer {index} is {type(layer).__name__}; wanted a Layer or a struct")
+    weights = None
+    if isinstance(item, tuple) and len(item) == 2 and not callable(item[1]):
+        item, weights = item
+    try:
+        layer = as_layer(item)
+    except TypeError as error:
+        raise FormatError(f"layer {index}: {error}") from None
     if weights is None:
         weights = layer.init_params(generator)
     return Link(layer, f"layer{index}", _params(layer, list(weights), index, None, None))
 
 
-def _read_link(entry: Mapping[str, Any], index: int) -> Link:
+def _read_link(entry: Mapping[str, Any], index: int, keep_unknown: bool = False) -> Link:
     if "type" not in entry:
         raise FormatError(f"layer {index} has no field 'type'; its fields are {list(entry)}")
+    read = {"weights", "name", "precious"}
     if entry["type"] == "custom":
         layer: Layer = Custom(entry)
-        read = {"weights", "name", "precious"}
+        read.add("type")
     else:
         entry = struct.tidy_layer(entry, index)
-        layer = struct.read_layer(entry, index)
-        read = {"weights", "name", "precious", *struct.write_layer(layer)}
+        layer = struct.read_layer(entry, index, keep_unknown)
+        read |= {key for key in struct.write_layer(layer) if key in entry}
+        read -= {"opts"} if entry.get("opts") else set()
+        read -= {"type"} if entry["type"] != layer.type_name else set()
     params = _params(
         layer, list(entry.get("weights") or []), index,
         entry.get("learningRate"), entry.get("weightDecay"),
@@ -169,13 +187,13 @@ def _params(layer: Layer, weights: list[Any], index: int, rates: Any, decays: An
 
 
 def _element(values: Any, index: int, default: float) -> float:
-    items = [] if struct.is_empty(values) else struct.to_list(values)
+    items = [] if is_empty(values) else to_list(values)
     return float(items[index]) if index < len(items) else default
 
 
 def _weight(weight: Any) -> Tensor | None:
     """A tensor for a weight, filters in channels-last memory; None for an empty one."""
-    if struct.is_empty(weight):
+    if is_empty(weight):
         return None
     tensor = to_tensor(weight)
     if not isinstance(tensor, Tensor):

@@ -5,52 +5,21 @@ A struct is `{"layers": [{"type": "conv", "weights": [f, b], "pad": 1}, ...], "m
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 
 import torch
 
-from matconvnet.blocks import LAYERS
 from matconvnet.errors import FormatError
 from matconvnet.layer import Layer
 from matconvnet.layout import to_tensor
+from matconvnet.nets.fields import field_keys, read_options, to_list, write_options
+from matconvnet.nets.registry import TYPES, find
 from matconvnet.values import Struct
-
-TYPES: dict[str, type[Layer]] = {
-    name: layer
-    for layer in LAYERS
-    if layer.num_inputs == 1
-    for name in (layer.type_name, *layer.aliases)
-}
-"""Layers that fit in a chain, by the name of their type in structs."""
 
 HAS_OPTS = ("conv", "convt", "pool")
 REQUIRED = ("pool",)  # struct fields without a default
 PARENTS = {"classes", "normalization"}  # top-level fields of old files that now live in meta
-
-
-def camel_case(name: str) -> str:
-    """The name of a field as MatConvNet writes it: num_groups -> numGroups."""
-    head, *tail = name.split("_")
-    return head + "".join(word.capitalize() for word in tail)
-
-
-def field_keys(layer: type[Layer]) -> dict[str, str]:
-    """Struct keys of a layer's fields, by field; only of those that a struct always has."""
-    keys = {f.name: layer.struct_names.get(f.name, camel_case(f.name)) for f in fields(layer)}
-    return {name: key for name, key in keys.items() if key is not None}
-
-
-def is_empty(value: Any) -> bool:
-    """True for MATLAB's empty array in all its Python spellings."""
-    if value is None:
-        return True
-    if isinstance(value, torch.Tensor):
-        return value.numel() == 0
-    size = getattr(value, "size", None)
-    if isinstance(size, int):
-        return size == 0
-    return isinstance(value, (list, tuple)) and not value
 
 
 def layer_list(net: Any) -> list[Mapping[str, Any]]:
@@ -101,14 +70,6 @@ def _add_crop_size(meta: Struct) -> None:
         meta["normalization"] = Struct(norm, cropSize=crop)
 
 
-def to_list(value: Any) -> list[Any]:
-    """The numbers in a scalar, list or array, flat."""
-    tensor = to_tensor(value)
-    return tensor.flatten().tolist() if isinstance(tensor, torch.Tensor) else (
-        list(value) if isinstance(value, (list, tuple)) else [value]
-    )  # fmt: skip
-
-
 def tidy_layer(layer: Mapping[str, Any], index: int) -> Struct:
     """One entry in the current form, with its defaults; `index` counts layers from 1."""
     out = Struct(layer)
@@ -124,10 +85,12 @@ def tidy_layer(layer: Mapping[str, Any], index: int) -> Struct:
     out.setdefault("precious", False)
     if kind not in TYPES:
         return out
-    keys = field_keys(TYPES[kind])
-    for f in fields(TYPES[kind]):
-        if f.name in keys and keys[f.name] not in REQUIRED:
-            out.setdefault(keys[f.name], [] if f.default is None else f.default)
+    registered = TYPES[kind]
+    if isinstance(registered, type):
+        keys = field_keys(registered)
+        for f in fields(registered):
+            if f.name in keys and keys[f.name] not in REQUIRED and f.default is not MISSING:
+                out.setdefault(keys[f.name], [] if f.default is None else f.default)
     if kind in HAS_OPTS:
         out.setdefault("opts", [])
     return out
@@ -143,59 +106,30 @@ def _add_moments(out: Struct, index: int) -> None:
         out["weights"].append(moments.numpy() if is_array else moments)
 
 
-def read_layer(entry: Mapping[str, Any], index: int) -> Layer:
+def read_layer(entry: Mapping[str, Any], index: int, keep_unknown: bool = False) -> Layer:
     """The Layer that a tidy struct entry describes.
+
+    Args:
+        entry: the struct, tidied.
+        index: the number of the layer, from 1, for errors.
+        keep_unknown: of a type that nobody registered, make a placeholder.
 
     Raises: FormatError, naming the layer, if its type is unknown or a required field is missing.
     """
     kind = entry["type"]
-    if kind not in TYPES:
+    if kind not in TYPES and not keep_unknown:
         raise FormatError(
-            f"Unknown layer type {kind!r} (layer {index}, {entry.get('name')!r}); "
-            f"wanted one of {sorted([*TYPES, 'custom'])}"
+            f"Unknown layer type {kind!r} (layer {index}, {entry.get('name')!r}); wanted one of "
+            f"{sorted([*(name for name in TYPES if '.' not in name), 'custom'])}"
         )
-    layer = TYPES[kind]
-    keys = field_keys(layer)
-    options = {}
-    for f in fields(layer):
-        key = keys.get(f.name, camel_case(f.name))
-        if key in entry and (f.name in keys or not is_empty(entry[key])):
-            value = entry[key]
-            options[f.name] = None if is_empty(value) and f.default is None else _plain(value)
-        if kind in HAS_OPTS and f.name in ("pad", "crop") and f.name in options:
-            options[f.name] = _borders(options[f.name])
-    if kind == "pool" and "size" not in options:
+    if kind == "pool" and "pool" not in entry:
         raise FormatError(f"layer {index}, {entry.get('name')!r}, is a pool without field 'pool'")
-    return layer(**options)
-
-
-def _plain(value: Any) -> Any:
-    """Option values as plain numbers and tuples (arrays of weights stay arrays)."""
-    tensor = to_tensor(value)
-    if isinstance(tensor, torch.Tensor):
-        if tensor.numel() == 1:
-            return tensor.item()
-        is_vector = tensor.numel() <= 6 and tensor.dim() <= 2
-        return tuple(tensor.flatten().tolist()) if is_vector else tensor
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _borders(value: Any) -> Any:
-    """Two numbers (vertical, horizontal) as (top, bottom, left, right); others as they are."""
-    if isinstance(value, tuple) and len(value) == 2:
-        return value[0], value[0], value[1], value[1]
-    return value
+    return find(kind, lambda layer: read_options(layer, entry, "chain"))
 
 
 def write_layer(layer: Layer) -> Struct:
     """The struct entry of a layer: its type and options; the inverse of `read_layer`."""
-    out = Struct(type=layer.type_name)
-    for name, key in field_keys(type(layer)).items():
-        value = getattr(layer, name)
-        out[key] = [] if value is None else list(value) if isinstance(value, tuple) else value
-    for f in fields(layer):
-        if f.name not in field_keys(type(layer)) and getattr(layer, f.name) != f.default:
-            out[camel_case(f.name)] = getattr(layer, f.name)
+    out = Struct(type=layer.type_name) | write_options(layer, "chain")
     if layer.type_name in HAS_OPTS:
         out["opts"] = []
-    return out
+    return Struct(out)

@@ -6,7 +6,7 @@ import pytest
 import matconvnet as mcn
 from matconvnet.blocks import dropout
 from matconvnet.layout import to_tensor
-from matconvnet.nets.struct import is_empty
+from matconvnet.nets.fields import is_empty
 from tests.golden_data import arrays, assert_close, cases
 
 NETS = {case["id"]: case for case in cases("vl_simplenn_tidy")}

@@ -3,7 +3,8 @@
 The header's metadata hold `matconvnet` (the version of this format), `structure` (JSON) and
 `crc32` of the structure and of all arrays, so that a damaged file is never taken for a network.
 In the JSON `{"$tensor": name}` and `{"$array": name}` stand for arrays, `{"$float": "nan"}` for a
-number that JSON lacks, `{"$function": name}` for a function, which a file cannot hold.
+number that JSON lacks, `{"$function": name}` for a function, which a file cannot hold, and
+`{"$Cell": ...}` and the like for values of MATLAB.
 """
 
 import json
@@ -23,11 +24,16 @@ from torch import Tensor
 from matconvnet.errors import FormatError
 from matconvnet.files import write_atomic
 from matconvnet.layout import to_numpy, to_tensor
+from matconvnet.nets.dagnn import DagNN
+from matconvnet.nets.network import Network
 from matconvnet.nets.simplenn import SimpleNN
-from matconvnet.values import Struct
+from matconvnet.values import Cell, Opaque, Sparse, Struct, StructArray
 
-VERSION = "1"
-MARKS = ("$tensor", "$array", "$float", "$function")
+VERSION = "2"
+VERSIONS = ("1", "2")  # that we read; 1 had chains only
+KINDS: dict[str, type[SimpleNN] | type[DagNN]] = {"SimpleNN": SimpleNN, "DagNN": DagNN}
+FORMS: dict[str, Any] = {form.__name__: form for form in (Cell, StructArray, Sparse, Opaque)}
+MARKS = ("$tensor", "$array", "$float", "$function", *(f"${name}" for name in FORMS))
 
 Path_ = str | os.PathLike[str]
 
@@ -35,11 +41,11 @@ Path_ = str | os.PathLike[str]
 class NetworkFile(NamedTuple):
     """What a file holds: the network, and what was stored beside it."""
 
-    net: SimpleNN
+    net: Network
     extra_meta: dict[str, Any]
 
 
-def save_network(net: SimpleNN, path: Path_, extra_meta: Mapping[str, Any] | None = None) -> None:
+def save_network(net: Network, path: Path_, extra_meta: Mapping[str, Any] | None = None) -> None:
     """Write a network to a file, atomically: an older file stays whole until the new one is.
 
     Labels of the last batch (the field `class` of a layer) are left out; of functions of custom
@@ -52,18 +58,21 @@ def save_network(net: SimpleNN, path: Path_, extra_meta: Mapping[str, Any] | Non
 
     Raises: TypeError, naming the place of a value that the file cannot hold; OSError.
     """
-    layers = [
-        {key: value for key, value in layer.items() if key != "class"}
-        for layer in net.to_struct()["layers"]
-    ]
+    struct = net.to_struct()
+    if isinstance(net, SimpleNN):
+        struct["layers"] = [
+            {key: value for key, value in layer.items() if key != "class"}
+            for layer in struct["layers"]
+        ]
     tensors: dict[str, Tensor] = {}
     content = {
-        "layers": layers,
-        "meta": net.meta,
+        "kind": next(name for name, kind in KINDS.items() if isinstance(net, kind)),
         "train_methods": {name: param.train_method for name, param in net.params.items()},
+        "beside": net.beside,
         "extra": dict(extra_meta or {}),
     }
-    structure = json.dumps(_encode(content, "", tensors), allow_nan=False)
+    encoded = {"net": _encode(struct, "", tensors), **_encode(content, "", tensors)}
+    structure = json.dumps(encoded, allow_nan=False)
     metadata = {
         "matconvnet": VERSION,
         "structure": structure,
@@ -72,7 +81,7 @@ def save_network(net: SimpleNN, path: Path_, extra_meta: Mapping[str, Any] | Non
     write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
-def load_network(path: Path_) -> SimpleNN:
+def load_network(path: Path_) -> Network:
     """Read the network in a file that `save_network` wrote.
 
     Functions of custom layers are not in the file: evaluating such a layer raises TypeError.
@@ -92,7 +101,7 @@ def read_file(path: Path_) -> NetworkFile:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise FormatError(f"{path} is no whole safetensors file: {error}") from error
-    if metadata.get("matconvnet") != VERSION:
+    if metadata.get("matconvnet") not in VERSIONS:
         raise FormatError(
             f"{path} has format {metadata.get('matconvnet')!r}; wanted a network file, {VERSION!r}"
         )
@@ -101,7 +110,10 @@ def read_file(path: Path_) -> NetworkFile:
         raise FormatError(f"{path} is damaged: its checksum does not fit its content")
     try:
         content = _decode(json.loads(structure), tensors)
-        net = SimpleNN(content["layers"], content["meta"])
+        is_old = metadata["matconvnet"] == "1"
+        struct = {key: content[key] for key in ("layers", "meta")} if is_old else content["net"]
+        net = KINDS[content.get("kind", "SimpleNN")].from_struct(struct, keep_unknown=True)
+        net.beside = content.get("beside")
         for name, method in content["train_methods"].items():
             net.params[name].train_method = method
         return NetworkFile(net, content["extra"])
@@ -113,7 +125,7 @@ def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     """`value` as JSON can hold it; its arrays go to `tensors`, under the name of their place."""
     if isinstance(value, np.ndarray) and value.dtype.kind in "UO":
         value = value.tolist()
-    if isinstance(value, (Tensor, np.ndarray)):
+    if isinstance(value, (Tensor, np.ndarray, np.number, np.bool_)):
         if not _is_real(value):
             raise TypeError(f"{place} is an array of {value.dtype}; wanted real numbers")
         tensor = to_tensor(value)
@@ -121,12 +133,14 @@ def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
             place += "'"
         tensors[place] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {"$tensor" if isinstance(value, Tensor) else "$array": place}
-    if isinstance(value, np.generic):
-        value = value.item()
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else {"$float": str(value)}
+    for name, form in FORMS.items():
+        if isinstance(value, form):
+            parts = list(value) if isinstance(value, tuple) else [value.shape, list(value)]
+            return {f"${name}": _encode(parts, place, tensors)}
     if isinstance(value, (list, tuple)):
         return [_encode(item, f"{place}.{i}", tensors) for i, item in enumerate(value)]
     if isinstance(value, Mapping):
@@ -144,7 +158,7 @@ def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     )
 
 
-def _is_real(value: Tensor | np.ndarray) -> bool:
+def _is_real(value: Tensor | np.ndarray | np.generic) -> bool:
     if isinstance(value, Tensor):
         return not value.is_complex()
     return value.dtype.kind in "biuf"
@@ -159,7 +173,14 @@ def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     if "$tensor" in value:
         return tensors[value["$tensor"]]
     if "$array" in value:
-        return to_numpy(tensors[value["$array"]])
+        return to_numpy(tensors[value["$array"]])[()]  # without axes: a number
+    for name, form in FORMS.items():
+        if f"${name}" in value:
+            first, *rest = _decode(value[f"${name}"], tensors)
+            if isinstance(first, list):  # a shape
+                first = tuple(first)
+            parts = (*rest, first) if form in (Cell, StructArray) else (first, *rest)
+            return form(*parts)
     if "$float" in value:
         return float(value["$float"])
     return Struct({key: _decode(item, tensors) for key, item in value.items()})

@@ -58,7 +58,7 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
     for epoch in sorted(found, reverse=True):
         try:
             net, extra = read_file(found[epoch])
-            return Checkpoint(net=net, **extra)
+            return Checkpoint(net=cast(SimpleNN, net), **extra)
         except (OSError, FormatError, TypeError) as error:
             warnings.warn(
                 f"cannot resume from {found[epoch]}, trying the one before: {error}", stacklevel=2

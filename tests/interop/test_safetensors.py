@@ -9,7 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import matconvnet as mcn
+from matconvnet.interop import safetensors
 from matconvnet.interop.safetensors import read_file
+from matconvnet.values import Cell, Opaque, Sparse, Struct, StructArray
 
 
 def conv_net(dtype=torch.float32):
@@ -173,10 +175,10 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(mcn.FormatError, match="is no whole safetensors file"):
         mcn.load_network(path)
     save_file({"w": torch.ones(2)}, path)
-    with pytest.raises(mcn.FormatError, match="has format None; wanted a network file, '1'"):
+    with pytest.raises(mcn.FormatError, match="has format None; wanted a network file, '2'"):
         mcn.load_network(path)
-    save_file({}, path, {"matconvnet": "2"})
-    with pytest.raises(mcn.FormatError, match="has format '2'"):
+    save_file({}, path, {"matconvnet": "3"})
+    with pytest.raises(mcn.FormatError, match="has format '3'"):
         mcn.load_network(path)
 
 
@@ -206,8 +208,54 @@ def test_the_file_is_plain_safetensors(tmp_path):
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
     assert header["layers.0.weights.0"]["shape"] == [3, 2, 1, 4]
-    layers = json.loads(header["__metadata__"]["structure"])["layers"]
+    layers = json.loads(header["__metadata__"]["structure"])["net"]["layers"]
     assert layers[0]["weights"] == [
         {"$tensor": "layers.0.weights.0"},
         {"$tensor": "layers.0.weights.1"},
     ]
+
+
+def test_files_of_the_first_version_are_read(tmp_path):
+    """They held the fields of a chain beside everything else."""
+    path = tmp_path / "old.safetensors"
+    filters = torch.arange(6.0).reshape(1, 1, 2, 3)
+    structure = json.dumps(
+        {
+            "layers": [{"type": "conv", "weights": [{"$tensor": "layers.0.weights.0"}, []]}],
+            "meta": {"inputSize": [1, 1, 2]},
+            "train_methods": {"l1_1": "none"},
+            "extra": {"epoch": 3},
+        }
+    )
+    tensors = {"layers.0.weights.0": filters}
+    crc = f"{safetensors._checksum(structure, tensors):08x}"
+    save_file(tensors, path, {"matconvnet": "1", "structure": structure, "crc32": crc})
+    net, extra = safetensors.read_file(path)
+    assert torch.equal(net.params["l1_1"].value, filters)
+    assert net.params["l1_1"].train_method == "none"
+    assert (net.meta, extra) == ({"inputSize": [1, 1, 2]}, {"epoch": 3})
+
+
+def test_matlab_values_survive(tmp_path):
+    net = mcn.DagNN({"cell": Cell([1.0, "a"], (2, 1)), "array": StructArray([Struct(a=1.0)] * 2)})
+    net.add_layer("c", mcn.Conv(size=(3, 2, 1, 4)), "x", "y", ["f", "b"])
+    net.init_params()
+    net.params["b"].train_method = "none"
+    net.vars["y"].precious = True
+    net.extra, net.beside = {"own": Opaque("object", "gpuArray", np.arange(3))}, {"state": 5.0}
+    net.meta["sparse"] = Sparse((2, 2), np.array([1]), np.array([0]), np.array([2.5]))
+    mcn.save(net, tmp_path / "net.safetensors")
+    back = mcn.load(tmp_path / "net.safetensors")
+    assert isinstance(back, mcn.DagNN)
+    assert back.meta["cell"].shape == (2, 1)
+    assert back.meta["cell"] == net.meta["cell"]
+    assert back.meta["array"].shape == (1, 2)
+    assert back.extra["own"].class_name == "gpuArray"
+    assert back.beside == {"state": 5.0}
+    assert back.meta["sparse"].shape == (2, 2)
+    assert torch.equal(back.params["f"].value, net.params["f"].value)
+    assert back.params["b"].train_method == "none"
+    assert back.precious == ["y"]
+    x = torch.randn(5, 4, 1, 1)
+    y, z = (n.eval({"x": x}).values["y"] for n in (net, back))
+    assert torch.equal(y, z)

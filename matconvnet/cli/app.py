@@ -1,6 +1,7 @@
 """The program `matconvnet`: its commands, and how it reports errors."""
 
-from typing import Annotated
+import warnings
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -9,12 +10,14 @@ from typer.core import TyperGroup
 
 from matconvnet._version import __version__
 from matconvnet.cli.check import check
+from matconvnet.cli.convert import convert
 from matconvnet.cli.evaluate import evaluate
+from matconvnet.cli.parity import parity
 from matconvnet.cli.predict import predict
 from matconvnet.cli.show import show
 from matconvnet.cli.train import train
 
-USER_ERRORS = (ValueError, TypeError, KeyError, OSError, ArithmeticError)
+USER_ERRORS = (ValueError, TypeError, KeyError, OSError, ArithmeticError, ImportError)
 USAGE_STATUS = 2
 
 
@@ -24,7 +27,9 @@ class Commands(TyperGroup):
     def invoke(self, ctx):
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = report_warning
+                return super().invoke(ctx)
         except USER_ERRORS as error:
             if ctx.params["debug"]:
                 raise
@@ -42,6 +47,12 @@ def report(error: Exception) -> None:
         console.print(Text(f"  {note}", "red"), soft_wrap=True)
 
 
+def report_warning(message: Warning | str, *_: Any) -> None:
+    """Print a warning to the standard error, in the place of `warnings.showwarning`."""
+    console = Console(stderr=True)
+    console.print(Text.assemble(("warning: ", "bold yellow"), str(message)), soft_wrap=True)
+
+
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
@@ -49,7 +60,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, evaluate, predict, show, check):
+for command in (train, evaluate, predict, show, convert, parity, check):
     app.command()(command)
 
 

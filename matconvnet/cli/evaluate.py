@@ -17,14 +17,12 @@ def evaluate(
     """Print the objective, the errors, the speed, and the worst confusions on a set of images."""
     from rich.console import Console
 
-    from matconvnet.cli.classifier import Classifier
     from matconvnet.cli.evaluation import confusion_table, evaluate_set
     from matconvnet.cli.sources import check_images
 
     net, imdb = open_trained(network), load_images(data)
     check_images(net, imdb)
-    classifier = Classifier.of(net)
-    found = evaluate_set(classifier, imdb, images)
+    found = evaluate_set(net, imdb, images)
     console = Console(highlight=False)
     console.print(f"{found.count} images of the {images} set")
     console.print(f"objective    {found.objective:.4f}")
@@ -33,4 +31,4 @@ def evaluate(
         console.print(f"top-{top} error  {100 * wrong / found.count:.2f} % ({wrong} images)")
     console.print(f"speed        {found.count / found.seconds:.0f} images/s")
     if found.mistakes():
-        console.print(confusion_table(found, classifier))
+        console.print(confusion_table(found))

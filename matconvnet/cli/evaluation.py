@@ -1,15 +1,16 @@
 """How well a classifier does on a set of a database."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from matconvnet.blocks.loss import loss
-from matconvnet.cli.classifier import Classifier
-from matconvnet.data.batches import batch_indices, get_batch
 from matconvnet.data.imdb import Imdb
+from matconvnet.layout import to_numpy, to_tensor
+from matconvnet.nets.network import Network
+from matconvnet.nets.predict import Prediction
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,12 +31,13 @@ class Confusion(NamedTuple):
 class Evaluation:
     """What a classifier made of N labelled images.
 
-    indices: N, into the database; labels: N; probabilities: N x K; objective: mean loss;
-    seconds: taken by the network.
+    indices: N, into the database; labels: N; prediction: with the names of classes;
+    probabilities: N x K; objective: mean loss; seconds: that the prediction took.
     """
 
     indices: np.ndarray
     labels: np.ndarray
+    prediction: Prediction
     probabilities: np.ndarray
     objective: float
     seconds: float
@@ -61,29 +63,22 @@ class Evaluation:
         return [Confusion(*map(int, (*pairs[:, i], counts[i]))) for i in order]
 
 
-def evaluate_set(classifier: Classifier, imdb: Imdb, name: str) -> Evaluation:
+def evaluate_set(net: Network, imdb: Imdb, name: str) -> Evaluation:
     """Classify the labelled images of the set `name`: "train", "val" or "test"."""
     indices = np.flatnonzero((imdb.set == SETS[name]) & (imdb.labels >= 0))
     if not indices.size:
         raise ValueError(f"set {name!r} of the database has no labelled images")
-    average = classifier.average
-    if average is not None:
-        average = np.broadcast_to(average, imdb.images.shape[:3])
-    imdb = replace(imdb, mean=average)
-    parts, total, seconds = [], 0.0, 0.0
-    for batch in batch_indices(indices, BATCH):
-        x, c = get_batch(imdb, batch.parts[0])
-        start = time.perf_counter()
-        scores = classifier.scores(x)
-        seconds += time.perf_counter() - start
-        total += float(loss(scores, c, loss=classifier.kind))
-        parts.append(classifier.to_probabilities(scores).numpy())
-    return Evaluation(
-        indices, imdb.labels[indices], np.concatenate(parts), total / indices.size, seconds
-    )
+    start = time.perf_counter()
+    prediction = net.predict(imdb.images[..., indices], batch_size=BATCH)
+    seconds = time.perf_counter() - start
+    labels = imdb.labels[indices]
+    kind = "log" if prediction.is_probability else "softmaxlog"
+    total = float(loss(prediction.scores[None, None], to_tensor(labels), loss=kind))
+    probabilities = to_numpy(prediction.probabilities.T)
+    return Evaluation(indices, labels, prediction, probabilities, total / indices.size, seconds)
 
 
-def confusion_table(evaluation: Evaluation, classifier: Classifier) -> "Table":
+def confusion_table(evaluation: Evaluation) -> "Table":
     """The worst confusions by name, with their share of the images of the class."""
     from rich.table import Table
 
@@ -94,6 +89,6 @@ def confusion_table(evaluation: Evaluation, classifier: Classifier) -> "Table":
         table.add_column(heading, justify="right")
     for label, guess, images in evaluation.confusions():
         share = 100 * images / np.count_nonzero(evaluation.labels == label)
-        names = classifier.name(label), classifier.name(guess)
+        names = map(evaluation.prediction.name, (label, guess))
         table.add_row(*names, str(images), f"{share:.1f} %")
     return table

@@ -1,21 +1,26 @@
 """What commands work on: networks by name or file, databases by folder."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from matconvnet.data.imdb import Imdb
+    from matconvnet.nets.network import Network
     from matconvnet.nets.simplenn import SimpleNN
 
+FILE_HELP = (
+    ".mat (MatConvNet), .safetensors (ours), .onnx, or .prototxt (Caffe, with a .caffemodel of the "
+    "same name beside it)"
+)
 NETWORK_HELP = (
-    "A .safetensors file, or a network of the zoo: alexnet, cifar-lenet, cifar-nin, lenet, vgg-f; "
-    "all but the CIFAR ones also with -bnorm added."
+    f"A file: {FILE_HELP}. Or a network of the zoo, with fresh weights: alexnet, cifar-lenet, "
+    "cifar-nin, lenet, vgg-f; all but the CIFAR ones also with -bnorm added."
 )
 NetworkArgument = Annotated[str, typer.Argument(metavar="NET", help=NETWORK_HELP)]
 TrainedArgument = Annotated[
-    Path, typer.Argument(metavar="NET", help="The .safetensors file of a trained network.")
+    Path, typer.Argument(metavar="NET", help=f"The file of a trained network: {FILE_HELP}.")
 ]
 DataOption = Annotated[
     Path | None,
@@ -28,9 +33,8 @@ DataOption = Annotated[
 ]
 
 
-def open_network(name: str, seed: int = 0) -> "SimpleNN":
-    """Read a file, or build a network of the zoo with fresh weights drawn from `seed`."""
-    from matconvnet.interop.safetensors import load_network
+def find_network(name: str, seed: int = 0) -> "Network | Path":
+    """A network of the zoo, its weights drawn from `seed`; for any other name the file."""
     from matconvnet.zoo import NETWORKS
 
     if name in NETWORKS:
@@ -39,12 +43,35 @@ def open_network(name: str, seed: int = 0) -> "SimpleNN":
         raise FileNotFoundError(
             f"{name!r} is neither a file nor a network of the zoo: {', '.join(NETWORKS)}"
         )
-    return load_network(name)
+    return Path(name)
 
 
-def open_trained(path: Path) -> "SimpleNN":
+def open_any(name: str, seed: int = 0) -> Any:
+    """A network of the zoo, or what a file holds: a network, or an image database (a Struct)."""
+    from matconvnet.interop.formats import load
+
+    found = find_network(name, seed)
+    return load(found) if isinstance(found, Path) else found
+
+
+def open_network(name: str, seed: int = 0) -> "Network":
+    """Read a file, or build a network of the zoo with fresh weights drawn from `seed`."""
+    return _network(open_any(name, seed), name)
+
+
+def open_simplenn(name: str, seed: int = 0) -> "SimpleNN":
+    """`open_network`, for what works on a SimpleNN alone."""
+    from matconvnet.nets.simplenn import SimpleNN
+
+    net = open_network(name, seed)
+    if not isinstance(net, SimpleNN):
+        raise ValueError(f"{name} holds a {type(net).__name__}; wanted a SimpleNN")
+    return net
+
+
+def open_trained(path: Path) -> "Network":
     """Read a file; the fresh weights of a network of the zoo know nothing."""
-    from matconvnet.interop.safetensors import load_network
+    from matconvnet.interop.formats import load
     from matconvnet.zoo import NETWORKS
 
     if str(path) in NETWORKS and not path.is_file():
@@ -52,7 +79,15 @@ def open_trained(path: Path) -> "SimpleNN":
             f"{str(path)!r} has fresh weights; wanted the file of a trained network, "
             f"as `matconvnet train {path}` makes it"
         )
-    return load_network(path)
+    return _network(load(path), path)
+
+
+def _network(found: Any, name: object) -> "Network":
+    from matconvnet.nets.network import Network
+
+    if not isinstance(found, Network):
+        raise ValueError(f"{name} holds an image database; wanted a network")
+    return found
 
 
 def load_images(folder: Path | None) -> "Imdb":
@@ -62,11 +97,14 @@ def load_images(folder: Path | None) -> "Imdb":
     return load_digits() if folder is None else load_mnist(folder)
 
 
-def check_images(net: "SimpleNN", imdb: "Imdb") -> None:
+def check_images(net: "Network", imdb: "Imdb") -> None:
     """Raise ValueError unless the images have the size that the network declares."""
-    wanted = tuple(int(size) for size in net.meta.get("inputSize", ()))[:3]
-    found = imdb.images.shape[:3]
-    if wanted and found != wanted:
+    from matconvnet.nets.fields import is_empty, to_list
+
+    declared = net.meta.get("inputSize")
+    numbers = [] if is_empty(declared) else to_list(declared)
+    wanted, found = tuple(map(int, numbers[:3])), imdb.images.shape[:3]
+    if len(wanted) == 3 and found != wanted:
         raise ValueError(f"images are {_times(found)}; the network wants {_times(wanted)}")
 
 

@@ -11,7 +11,7 @@ from matconvnet.cli.sources import (
     DataOption,
     check_images,
     load_images,
-    open_network,
+    open_simplenn,
 )
 
 if TYPE_CHECKING:
@@ -53,16 +53,15 @@ def train(
     Options that are left out are those of the network's recipe. The folder receives the network
     after every epoch, the learning curves, the trained network, and a picture of its predictions.
     """
-    from matconvnet.cli.classifier import set_data
     from matconvnet.data.batches import get_batch
     from matconvnet.interop.safetensors import save_network
     from matconvnet.train.options import TrainOptions
     from matconvnet.train.trainer import Trainer
 
     _check_device(device)
-    net, imdb = open_network(network + ("-bnorm" if bnorm else ""), seed), load_images(data)
+    net, imdb = open_simplenn(network + ("-bnorm" if bnorm else ""), seed), load_images(data)
     check_images(net, imdb)
-    set_data(net, imdb.classes, imdb.mean)
+    _describe_data(net, imdb)
     out = out or Path("runs") / Path(network).stem
     given = {"num_epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
     options = TrainOptions(
@@ -89,11 +88,21 @@ def _check_device(device: str) -> None:
         raise ValueError("device is 'cuda', but torch finds no CUDA device; wanted 'cpu'")
 
 
+def _describe_data(net: "SimpleNN", imdb: "Imdb") -> None:
+    """Write into the meta data what `predict` reads there: class names and the mean image."""
+    net.meta["classes"] = {"name": list(imdb.classes)}
+    normalization = dict(net.meta.get("normalization", {}))
+    normalization.pop("averageImage", None)
+    if imdb.mean is not None:
+        normalization["averageImage"] = imdb.mean
+    net.meta["normalization"] = normalization
+
+
 def _recipe(net: "SimpleNN", is_packaged: bool) -> dict[str, Any]:
     """Training options in the network's meta data, under their names in TrainOptions."""
     from dataclasses import fields
 
-    from matconvnet.nets.struct import camel_case
+    from matconvnet.nets.fields import camel_case
     from matconvnet.train.options import TrainOptions
 
     recipe = {**net.meta.get("trainOpts", {}), **(DIGITS_RECIPE if is_packaged else {})}
@@ -124,12 +133,10 @@ def _show_results(net: "SimpleNN", imdb: "Imdb", out: Path) -> None:
     """Print the test error and where the files are; save the gallery."""
     from rich.console import Console
 
-    from matconvnet.cli.classifier import Classifier
     from matconvnet.cli.evaluation import evaluate_set
     from matconvnet.cli.gallery import choose, save_gallery
 
-    classifier = Classifier.of(net)
-    found = evaluate_set(classifier, imdb, "test")
+    found = evaluate_set(net, imdb, "test")
     wrong = found.mistakes()
     result = f"test error {100 * wrong / found.count:.2f} % ({wrong} of {found.count} images)"
     shown = choose(found.labels, found.probabilities, SHOWN_MISTAKES, SHOWN - SHOWN_MISTAKES)

@@ -38,8 +38,10 @@ def describe(
 ) -> Subject:
     """Make a Subject of a block, a pair of functions, a layer or a network."""
     if isinstance(subject, Network):
-        inputs = args[0] if args else example_inputs(
-            subject, labels=True, dtype=torch.float64, generator=generator
+        inputs = (
+            args[0]
+            if args
+            else example_inputs(subject, labels=True, dtype=torch.float64, generator=generator)
         )
         params = {name: p.value for name, p in subject.params.items()}
         frozen = {n for n, p in subject.params.items() if p.train_method == "average"}

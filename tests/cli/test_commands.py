@@ -9,29 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
 from matconvnet.blocks.conv import Conv
 from matconvnet.blocks.relu import ReLU
 from matconvnet.blocks.softmaxloss import SoftmaxLoss
 from matconvnet.cli import sources
-from matconvnet.cli.app import app
 from matconvnet.interop.safetensors import load_network, save_network
 from matconvnet.nets.simplenn import SimpleNN
 from matconvnet.zoo import NETWORKS
-
-
-def run(*args):
-    return CliRunner().invoke(app, [str(arg) for arg in args])
-
-
-def failure(*args):
-    """What a command that fails by the user's fault prints: one line, and status 2."""
-    result = run(*args)
-    assert result.exit_code == 2
-    assert "Traceback" not in result.output
-    assert result.stderr.startswith("error: ")
-    return result.stderr
+from tests.cli.common import failure, run
 
 
 def write_idx(path, array, compress):
@@ -193,6 +179,12 @@ def test_predict_inverts(trained, tmp_path):
     assert predicted(network, tmp_path / "dark.png") != predicted(network, path)
 
 
+def test_predict_prints_as_many_classes_as_asked_for(trained, tmp_path):
+    path = save_bar(tmp_path / "level.png", 1)
+    result = run("predict", trained[0] / "network.safetensors", path, "--top", 2)
+    assert len(re.findall(r"[\d.]+ %", result.output)) == 2
+
+
 def test_predict_names_the_bad_file(trained, tmp_path):
     network = trained[0] / "network.safetensors"
     (tmp_path / "text.png").write_text("no image")
@@ -200,37 +192,10 @@ def test_predict_names_the_bad_file(trained, tmp_path):
     assert "nowhere.png" in failure("predict", network, tmp_path / "nowhere.png")
 
 
-def test_show(trained):
-    result = run("show", "lenet", "--batch", 7)
-    assert result.exit_code == 0
-    assert "softmxl" in result.output
-    assert "(for batch size 7)" in result.output
-    assert "meta.trainOpts.learningRate: 0.001" in result.output
-    named = run("show", trained[0] / "network.safetensors")
-    assert "meta.normalization.averageImage: float32 array of 28 x 28 x 1" in named.output
-
-
-def test_show_as_json():
-    content = json.loads(run("show", "alexnet", "--json", "--input-size", "227x227x3").stdout)
-    assert content["num_params"] == 60_965_224
-    assert content["input_size"] == [227, 227, 3, 1]
-    assert [row["size"][0] for row in content["layers"] if row["type"] == "conv"] == [
-        55, 27, 13, 13, 13, 1, 1, 1,
-    ]  # fmt: skip
-    assert content["meta"]["normalization"]["imageSize"] == [227, 227, 3]
-
-
-@pytest.mark.parametrize(("kind", "start"), [("csv", '"layer",'), ("latex", r"\begin{tabular}")])
-def test_show_formats(kind, start):
-    assert run("show", "lenet", "--format", kind).stdout.startswith(start)
-
-
-@pytest.mark.parametrize("size", ["28", "28x28x1x2", "28x-1x1", "28x28x", "axb"])
-def test_show_checks_the_size(size):
-    if size == "28":
-        assert run("show", "lenet", "--input-size", size).exit_code == 0
-    else:
-        assert size in failure("show", "lenet", "--input-size", size)
+def test_predict_refuses_what_classifiers_lack(trained, tmp_path):
+    network, path = trained[0] / "network.safetensors", save_bar(tmp_path / "bar.png", 0)
+    for options in (("--out", tmp_path / "x.png"), ("--residual",)):
+        assert "networks that make images" in failure("predict", network, path, *options)
 
 
 @pytest.fixture
@@ -285,7 +250,7 @@ def test_notes_are_printed(monkeypatch):
         error.add_note("in layer 'x'")
         raise error
 
-    monkeypatch.setattr(show, "open_network", fail)
+    monkeypatch.setattr(show, "open_any", fail)
     assert failure("show", "lenet") == "error: no such thing\n  in layer 'x'\n"
 
 

@@ -12,7 +12,7 @@ from matconvnet import executor
 from matconvnet.blocks import LAYERS
 from matconvnet.graph import Node, build
 from matconvnet.layer import Context
-from matconvnet.nets import struct
+from matconvnet.nets import registry, struct
 from tests.helpers import MEMORY_ORDERS, assert_close, in_memory
 from tests.tolerances import AUTOGRAD, REORDERED
 
@@ -38,6 +38,7 @@ GRID = randn(2, 5, 3, 6, seed=5).clamp(-1.2, 1.2)
 ROIS = torch.tensor([[0, 1, 2, 6, 5], [2, 0, 0, 3, 3], [1, 2, 1, 2, 1]], dtype=torch.float64).T
 
 CASES = [
+    Case(mcn.AffineGrid(3, 4), (randn(1, 1, 6, 3, seed=1),)),
     Case(mcn.BatchNorm(1e-2), (X,), (randn(4), randn(4, seed=1), MOMENTS)),
     Case(mcn.BilinearSampler(), (X, GRID)),
     Case(mcn.Concat(), (X, randn(6, 7, 2, 3, seed=1), X.flip(0))),
@@ -64,6 +65,7 @@ CASES = [
     Case(mcn.NormOffset((0.5, 0.7)), (X,)),
     Case(mcn.PDist(p=3, no_root=True), (X, randn(6, 7, 4, 3, seed=2))),
     Case(mcn.PDist(p=1.5, aggregate=True), (X, randn(1, 1, 4, 3, seed=2))),
+    Case(mcn.PDist(p=1.5), (X, randn(6, 7, 4, 3, seed=2), randn(6, 7, 1, 3, seed=3))),
     Case(mcn.Pooling(3, stride=2, pad=(0, 1, 0, 2)), (X,)),
     Case(mcn.Pooling((2, 3), stride=1), (X,)),
     Case(mcn.Pooling(3, stride=2, pad=(2, 1, 0, 2), method="avg"), (X,)),
@@ -71,10 +73,18 @@ CASES = [
     Case(mcn.ReLU(0.2), (X,)),
     Case(mcn.RoiPool(subdivisions=(2, 3)), (X, ROIS), given_last=True),
     Case(mcn.RoiPool("avg", subdivisions=(2, 1), flatten=True), (X, ROIS), given_last=True),
+    Case(mcn.Scale(), (X,), (randn(1, 1, 4, seed=1), randn(6, 1, 1, 3, seed=2))),
+    Case(mcn.Scale(has_bias=False), (X, randn(1, 7, 4, 1, seed=1))),
+    Case(mcn.Scale(), (X, randn(1, 1, 4, 3, seed=1)), (randn(1, 1, 4, seed=2),)),
+    Case(mcn.Scale(), (X, randn(1, 1, 4, 3, seed=1), randn(6, 7, 4, 3, seed=2))),
     Case(mcn.Sigmoid(), (X,)),
+    Case(mcn.SmoothL1(sigma=1.3), (X, randn(6, 7, 4, 3, seed=2))),
+    Case(mcn.SmoothL1(), (X, randn(6, 7, 4, 3, seed=2), randn(6, 7, 4, 3, seed=3))),
     Case(mcn.Softmax(), (X,)),
     Case(mcn.SoftmaxLoss(), (X, LABELS), given_last=True),
     Case(mcn.SpNorm((2, 3, 0.5, 0.8)), (X,)),
+    Case(mcn.Sum(), (X, randn(6, 7, 4, 3, seed=1), X.flip(0))),
+    Case(mcn.UniformGrid(3, 4), (randn(1, 1, 3, 3, seed=1),)),
 ]  # fmt: skip
 IDS = [f"{i}-{type(case.layer).__name__}" for i, case in enumerate(CASES)]
 every_case = pytest.mark.parametrize("case", CASES, ids=IDS)
@@ -201,7 +211,7 @@ def test_sizes_are_predicted(case):
 
 @every_case
 def test_structs_give_the_layer_back(case):
-    if case.layer.type_name not in struct.TYPES:
+    if case.layer.type_name not in registry.TYPES:
         return  # two or more maps do not fit in a chain
     entry = {**struct.write_layer(case.layer), "weights": list(case.params)}
     assert struct.read_layer(struct.tidy_layer(entry, 1), 1).options() == {
@@ -236,6 +246,7 @@ def test_defaults_are_written_once():
         (mcn.lrn, mcn.lrn_backward, mcn.LRN), (mcn.concat, mcn.concat_backward, mcn.Concat),
         (mcn.bnorm, mcn.bnorm_backward, mcn.BatchNorm),
         (mcn.pdist, mcn.pdist_backward, mcn.PDist),
+        (mcn.smooth_l1, mcn.smooth_l1_backward, mcn.SmoothL1),
         (mcn.roipool, mcn.roipool_backward, mcn.RoiPool),
     ]  # fmt: skip
     deliberate = {  # the original's layers differ from its blocks here

@@ -256,3 +256,10 @@ def test_a_package_that_is_missing_is_named(package, tmp_path, monkeypatch):
     use = save_onnx if package == "onnx" else verify_onnx
     with pytest.raises(ImportError, match=rf"package {package}: pip install 'matconvnet\[onnx\]'"):
         use(chain(), tmp_path / "net.onnx")
+
+
+def test_parameters_without_a_value_are_named(tmp_path):
+    net = DagNN()
+    net.add_layer("conv", Conv(size=(1, 1, 2, 3)), "x", "y", ["f", "b"])
+    with pytest.raises(ValueError, match=r"parameters \['f', 'b'\] have no value"):
+        save_onnx(net, tmp_path / "net.onnx")

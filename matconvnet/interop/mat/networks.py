@@ -11,6 +11,7 @@ from torch import Tensor
 
 from matconvnet.errors import FormatError
 from matconvnet.interop.mat import read_mat, write_mat
+from matconvnet.interop.mat.writer import Version
 from matconvnet.layout import as4d, channels_last_, to_tensor
 from matconvnet.nets.dagnn import DagNN
 from matconvnet.nets.dagstruct import records
@@ -53,7 +54,7 @@ def load_mat(path: str | Path, *, budget: int | None = None) -> Network | Struct
     return net
 
 
-def save_mat(net: Network, path: str | Path, *, version: str | None = None) -> None:
+def save_mat(net: Network, path: str | Path, *, version: Version | None = None) -> None:
     """Write a network as MatConvNet reads it.
 
     Names in a DagNN that MATLAB cannot make fields of are changed, "a/b" to "a_b".

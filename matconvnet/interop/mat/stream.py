@@ -160,5 +160,6 @@ class InflatedStream(Stream):
         if not self.inflate.eof:
             self.fail("no checksum", "one at the end of the compressed data")
         rest = self.inflate.unused_data
-        if self.left + len(rest) > 7 or any(rest) or any(self.source.take(self.left)):
-            self.source.fail(f"{self.left + len(rest)} bytes behind compressed data", "none")
+        count = len(rest) + self.left
+        if count > 7 or any(rest + self.source.take(self.left)):
+            self.source.fail(f"{count} bytes behind compressed data", "none")

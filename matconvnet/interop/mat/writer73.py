@@ -46,9 +46,7 @@ def write73(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> None:
     try:
         import h5py  # noqa: F401
     except ImportError as error:
-        raise ImportError(
-            f"files of MATLAB 7.3 want h5py ({error}); pip install h5py"
-        ) from error
+        raise ImportError(f"files of MATLAB 7.3 want h5py ({error}); pip install h5py") from error
     write_atomic(path, lambda temporary: _write(temporary, variables))
 
 

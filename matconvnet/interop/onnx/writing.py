@@ -17,6 +17,7 @@ from matconvnet.interop.onnx.ops import emitter
 from matconvnet.interop.onnx.part import Sizes, part_to_write, sizes_of
 from matconvnet.interop.onnx.require import require
 from matconvnet.interop.onnx.writer import Place, Writer, describe
+from matconvnet.nets.dagnn import DagNN
 from matconvnet.nets.network import Network
 
 LIMIT = 2_000_000_000
@@ -56,7 +57,8 @@ def save_onnx(
         opset: version of the operators, at least 16.
 
     Raises:
-        ValueError: a layer that ONNX cannot express (see `register_onnx`); a wrong `opset`.
+        ValueError: a layer that ONNX cannot express (see `register_onnx`); a parameter without a
+            value; a wrong `opset`.
         KeyError: `outputs` or `input_sizes` name what is no variable.
         ImportError: the package onnx is not installed.
     """
@@ -68,6 +70,10 @@ def save_onnx(
     sizes = sizes_of(net, part.graph, input_sizes)
     writer = Writer((*part.graph.inputs, *part.graph.producer), opset)
     values = net.values()
+    if isinstance(net, DagNN):  # whose layers name only parameters that they have
+        empty = [p for node in part.graph.nodes for p in node.params if values[p] is None]
+        if empty:
+            raise ValueError(f"parameters {empty} have no value; call init_params, or assign one")
     for node in part.graph.nodes:
         _write_layer(writer, node, values, sizes)
     path = Path(path)

@@ -108,3 +108,16 @@ def test_long_chains():
     assert list(graph.nodes) == nodes
     assert (graph.inputs, graph.outputs) == (("v0",), ("v5000",))
     assert time.perf_counter() - start < 5
+
+
+def test_the_part_that_leads_to_a_variable():
+    nodes = [
+        Node("a", ReLU(), ("x",), ("y",)),
+        Node("b", ReLU(), ("y",), ("z",)),
+        Node("c", ReLU(), ("y",), ("w",)),
+    ]
+    part = build(nodes).leading_to(["z"])
+    assert [node.name for node in part.nodes] == ["a", "b"]
+    assert part.inputs == ("x",)
+    with pytest.raises(KeyError, match=r"outputs name \['x'\]"):
+        build(nodes).leading_to(["x"])

@@ -200,7 +200,6 @@ def test_an_unknown_loss_is_left_out(tmp_path):
 
 @every_format
 def test_a_network_of_caffe(suffix, tmp_path):
-    pytest.importorskip("google.protobuf")
     (tmp_path / "net.prototxt").write_text(LENET)
     with pytest.raises(ValueError, match="'c_1' has no value"):
         convert(tmp_path / "net.prototxt", tmp_path / f"net{suffix}")

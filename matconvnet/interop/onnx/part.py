@@ -44,7 +44,10 @@ def part_to_write(net: Network, outputs: Sequence[str] | None = None) -> Part:
     Raises: KeyError, if `outputs` name what no layer writes; ValueError, if nothing is left, or
         there is a layer that ONNX cannot express.
     """
-    part = _without_losses(net) if outputs is None else behind(net.graph, tuple(outputs))
+    if outputs is None:
+        part = _without_losses(net)
+    else:
+        part = Part(net.graph.leading_to(outputs), tuple(outputs))
     if not part.graph.nodes:
         raise ValueError("there is no layer to write; wanted one that is not a loss")
     strange = [describe(node) for node in part.graph.nodes if emitter(node.layer) is None]
@@ -73,19 +76,6 @@ def _is_for_training(node: Node, graph: Graph, data: str) -> bool:
     if isinstance(layer, Unknown):
         return is_judged and not any(graph.readers.get(v) for v in node.outputs)
     return layer.is_loss and (emitter(layer) is None or is_judged)
-
-
-def behind(graph: Graph, outputs: tuple[str, ...]) -> Part:
-    """The layers that `outputs` depend on; raises KeyError, if no layer writes one of them."""
-    unknown = [v for v in outputs if v not in graph.producer]
-    if unknown:
-        raise KeyError(f"outputs name {unknown}; wanted some of {list(graph.producer)}")
-    wanted, kept = set(outputs), []
-    for node in reversed(graph.nodes):
-        if wanted.intersection(node.outputs):
-            wanted.update(node.inputs)
-            kept.append(node)
-    return Part(build(reversed(kept)), outputs)
 
 
 def sizes_of(net: Network, graph: Graph, given: Sizes | None) -> dict[str, Size]:

@@ -13,7 +13,6 @@ from torch import Tensor
 from matconvnet.errors import FormatError
 from matconvnet.executor import forward
 from matconvnet.graph import Graph
-from matconvnet.interop.onnx.part import behind
 from matconvnet.interop.onnx.require import require
 from matconvnet.layer import Context
 from matconvnet.layout import as4d, hwcn, nchw, to_numpy, to_tensor
@@ -51,7 +50,7 @@ def verify_onnx(
     session = _session(path)
     declared = {value.name: value.shape for value in session.get_inputs()}
     outputs = [value.name for value in session.get_outputs()]
-    graph = behind(net.graph, tuple(outputs)).graph
+    graph = net.graph.leading_to(outputs)
     if inputs is None:
         given, values = _evaluate(net, graph, declared, seed)
     else:

@@ -70,11 +70,9 @@ def save_onnx(
     sizes = sizes_of(net, part.graph, input_sizes)
     writer = Writer((*part.graph.inputs, *part.graph.producer), opset)
     values = net.values()
-    if isinstance(net, DagNN):  # whose layers name only parameters that they have
-        empty = [p for node in part.graph.nodes for p in node.params if values[p] is None]
-        if empty:
-            raise ValueError(f"parameters {empty} have no value; call init_params, or assign one")
     for node in part.graph.nodes:
+        if isinstance(net, DagNN):
+            _check_values(node, values)
         _write_layer(writer, node, values, sizes)
     path = Path(path)
     data = path.with_name(f"{path.name}.data")
@@ -100,6 +98,13 @@ def _write_checked(model: Any, file: Path) -> None:
 
     file.write_bytes(model.SerializeToString())
     checker.check_model(str(file), full_check=True)
+
+
+def _check_values(node: Node, values: Mapping[str, Any]) -> None:
+    """Raise ValueError for a parameter without value: a layer of a DagNN names only what it has."""
+    for name in node.params:
+        if values[name] is None:
+            raise ValueError(f"parameter {name!r} of layer {node.name!r} has no value")
 
 
 def _write_layer(

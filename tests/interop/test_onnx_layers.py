@@ -217,10 +217,10 @@ def test_every_layer_but_losses_has_a_form_and_a_case():
         PDist(2),
         PDist(1, no_root=True),
         PDist(3, instance_weights=0.7),
-        PDist(2, instance_weights=torch.rand(5, 6)),
+        PDist(2, instance_weights=torch.linspace(0.1, 2, 30).reshape(5, 6)),
         PDist(2, aggregate=True),
     ],
-    ids=str,
+    ids=("square", "absolute", "weight", "weights", "sum"),
 )
 @pytest.mark.parametrize("is_broadcast", [False, True])
 def test_a_distance_between_two_predictions_is_written(layer, is_broadcast, tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 from matconvnet.errors import FormatError
 from matconvnet.images import read_image, resize, write_png
 from tests.helpers import assert_close, seeds
-from tests.reference.resize import resize as naive_resize
+from tests.naive_resize import resize as naive_resize
 from tests.tolerances import REFERENCE
 
 TOLERANCE = REFERENCE[torch.float32]

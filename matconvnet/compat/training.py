@@ -18,7 +18,7 @@ from matconvnet.layout import map_arrays, to_numpy, to_tensor
 from matconvnet.nets.custom import Custom, Entry
 from matconvnet.nets.fields import camel_case, is_empty
 from matconvnet.nets.simplenn import SimpleNN
-from matconvnet.nets.struct import layer_list
+from matconvnet.nets.struct import layer_list, weight_list
 from matconvnet.train.meters import binary, multiclass
 from matconvnet.train.options import ERROR_LABELS, TrainOptions
 from matconvnet.train.trainer import Epoch, Trainer, prediction_of
@@ -145,7 +145,7 @@ class _Batches:
 
 def _is_numpy(net: Any) -> bool:
     """True, if a weight of the struct is a NumPy array."""
-    weights = [w for entry in layer_list(net) for w in entry.get("weights") or []]
+    weights = [w for entry in layer_list(net) for w in weight_list(entry)]
     return any(isinstance(w, np.ndarray) for w in weights)
 
 

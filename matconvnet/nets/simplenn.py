@@ -160,10 +160,10 @@ def _read_link(entry: Mapping[str, Any], index: int, keep_unknown: bool = False)
         entry = struct.tidy_layer(entry, index)
         layer = struct.read_layer(entry, index, keep_unknown)
         read |= {key for key in struct.write_layer(layer) if key in entry}
-        read -= {"opts"} if entry.get("opts") else set()
+        read -= set() if is_empty(entry.get("opts")) else {"opts"}
         read -= {"type"} if entry["type"] != layer.type_name else set()
     params = _params(
-        layer, list(entry.get("weights") or []), index,
+        layer, struct.weight_list(entry), index,
         entry.get("learningRate"), entry.get("weightDecay"),
     )  # fmt: skip
     if params:

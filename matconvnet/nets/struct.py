@@ -13,7 +13,7 @@ import torch
 from matconvnet.errors import FormatError
 from matconvnet.layer import Layer
 from matconvnet.layout import to_tensor
-from matconvnet.nets.fields import field_keys, read_options, to_list, write_options
+from matconvnet.nets.fields import field_keys, is_empty, read_options, to_list, write_options
 from matconvnet.nets.registry import TYPES, find
 from matconvnet.values import Struct
 
@@ -50,7 +50,8 @@ def tidy(net: Mapping[str, Any]) -> Struct:
     Source: vl_simplenn_tidy.
     """
     layers = [tidy_layer(layer, i) for i, layer in enumerate(layer_list(net), 1)]
-    meta = Struct(net.get("meta") or {})
+    given = net.get("meta")
+    meta = Struct(given if isinstance(given, Mapping) else {})
     for key in PARENTS & set(net):
         meta[key] = net[key]
     _add_crop_size(meta)
@@ -78,7 +79,7 @@ def tidy_layer(layer: Mapping[str, Any], index: int) -> Struct:
         return out
     if "filters" in out and "biases" in out and "weights" not in out:
         out["weights"] = [out.pop("filters"), out.pop("biases")]
-    out["weights"] = list(out.get("weights") or [])
+    out["weights"] = weight_list(out)
     if kind == "bnorm":
         _add_moments(out, index)
     out.setdefault("name", f"layer{index}")
@@ -94,6 +95,12 @@ def tidy_layer(layer: Mapping[str, Any], index: int) -> Struct:
     if kind in HAS_OPTS:
         out.setdefault("opts", [])
     return out
+
+
+def weight_list(entry: Mapping[str, Any]) -> list[Any]:
+    """The weights of a layer; none, where they are empty in whatever way."""
+    weights = entry.get("weights")
+    return [] if is_empty(weights) else list(weights)  # pyright: ignore[reportArgumentType]
 
 
 def _add_moments(out: Struct, index: int) -> None:

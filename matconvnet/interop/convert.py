@@ -20,10 +20,19 @@ from matconvnet.interop.mapping import (
     operators,
     types_in,
 )
-from matconvnet.interop.proof import Proof, prove_deployed, prove_equal, prove_onnx, random_inputs
+from matconvnet.interop.proof import (
+    Proof,
+    prove_deployed,
+    prove_equal,
+    prove_onnx,
+    prove_program,
+    random_inputs,
+)
 from matconvnet.nets import deploy as deployment
 from matconvnet.nets.network import Network
 
+PROOFS = {".onnx": prove_onnx, ".pt2": prove_program}
+"""Files that other programs run; the others are read back."""
 CAFFE_LAYER = re.compile(r".+ \((?P<type>\w+)\) -> (?P<made>.*)")  # as load_caffe logs it
 Path_ = str | os.PathLike[str]
 
@@ -58,13 +67,13 @@ def convert(
     """Write a network to a file of another format, and prove that the file holds it.
 
     The file is read back, or run by onnxruntime, and compared with the network on random input in
-    test mode: `.mat` and `.safetensors` must be equal, bit for bit; `.onnx`, and what is deployed,
-    to 1e-5 of the largest value. Only then it takes its place; until then an older file stays.
+    test mode: `.mat` and `.safetensors` must be equal, bit for bit; the others, and what is
+    deployed, to 1e-5 of the largest value. Only then it takes its place; until then an older file stays.
     Layers that cannot run, of types that nobody registered, are kept without being evaluated.
 
     Args:
         source: a file that `load` reads, or a network.
-        target: a file; its suffix tells the format: .mat, .safetensors or .onnx.
+        target: a file; its suffix tells the format: .mat, .safetensors, .onnx or .pt2.
         deploy: leave out losses and dropout, and merge batch normalisation; see `deploy`.
         softmax: whether a deployed network ends in a softmax; None: if its loss has one in it.
         input_size: (H, W, C) of the input, where the source leaves it free; it becomes fixed in an
@@ -92,26 +101,26 @@ def convert(
     proofs = [prove_deployed(net, ready, inputs)] if deploy else []
     with _staged(target) as file:
         write(ready, file, **{**_sizes(target, input_size), **(save_options or {})})
-        read = None if _is_onnx(target) else formats.load(file)
+        prove = PROOFS.get(target.suffix.lower())
+        read: Any = None if prove else formats.load(file)
         try:
-            proof = prove_equal(ready, read, inputs) if read else prove_onnx(ready, file, inputs)
+            proof = prove(ready, file, inputs) if prove else prove_equal(ready, read, inputs)
         except FormatError as error:
             text = str(error).removeprefix(f"{file} ")
             raise FormatError(f"{target} is not written, for it would be wrong: {text}") from error
-        made = types_in(ready, read) if read else operators(file)
+        made = types_in(ready, read) if read else operators(ready, file)
     names = names_in_deployed(net) if deploy else {}
     mapping = tuple(map_layers(net, ready, names, made, kinds))
     left_out = (*missing_layers(net, mapping), *missing_fields(net, read, names))
     return Conversion(mapping, left_out, (*proofs, proof))
 
 
-def _is_onnx(path: Path) -> bool:
-    return path.suffix.lower() == ".onnx"
-
-
 def _sizes(path: Path, size: Sequence[int] | None) -> dict[str, Any]:
-    """The option of ONNX files that tells (H, W, C, N) of the input, if the size is known."""
-    return {} if size is None or not _is_onnx(path) else {"input_sizes": (*size, None)}
+    """The option of `load` or `save` that tells the size of the input, if it is known."""
+    if size is None:
+        return {}
+    options = {".onnx": {"input_sizes": (*size, None)}, ".pt2": {"input_size": size}}
+    return options.get(path.suffix.lower(), {})
 
 
 def _load(path: Path, options: dict[str, Any], kinds: dict[str, str]) -> Network:

@@ -63,6 +63,12 @@ def _load_caffe(path: Path, **options: Any) -> Any:
     return load_caffe(path, **options)
 
 
+def _save_program(net: Network, path: Path, **options: Any) -> None:
+    from matconvnet.interop.torch_export import save_program
+
+    save_program(net, path, **options)
+
+
 FORMATS = {
     it.suffix: it
     for it in (
@@ -70,6 +76,7 @@ FORMATS = {
         Format(".safetensors", "safetensors", _load_safetensors, _save_safetensors),
         Format(".onnx", "ONNX", _load_onnx, _save_onnx),
         Format(".prototxt", "Caffe", _load_caffe, None),
+        Format(".pt2", "torch.export", None, _save_program),
     )
 }
 """The formats by suffix."""
@@ -97,7 +104,9 @@ def load(path: str | PathLike[str], **options: Any) -> Any:
     """
     path = Path(path)
     kind = FORMATS.get(path.suffix.lower(), FORMATS[".mat"])
-    return kind.load(path, **options)  # pyright: ignore[reportOptionalCall]
+    if kind.load is None:
+        raise FormatError(f"{path} is a program of {kind.title}, which cannot be read back")
+    return kind.load(path, **options)
 
 
 def save(net: Network, path: str | PathLike[str], **options: Any) -> None:
@@ -106,8 +115,9 @@ def save(net: Network, path: str | PathLike[str], **options: Any) -> None:
     Args:
         net: the network.
         path: its suffix tells the format: .mat (what MatConvNet reads), .safetensors (all there is
-            of a network, without code), .onnx (the network in test mode, for other programs).
-        **options: of `save_mat` or `save_onnx`.
+            of a network, without code), .onnx (the network in test mode, for other programs), .pt2
+            (the same as a program of torch.export).
+        **options: of `save_mat`, `save_onnx` or `save_program`.
 
     Raises: FormatError, for another suffix; TypeError, ValueError, naming what the format cannot
         hold; OSError.

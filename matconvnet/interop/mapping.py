@@ -68,8 +68,10 @@ def types_in(ready: Network, read: Network) -> dict[str, str]:
     return found
 
 
-def operators(file: Path) -> dict[str, str]:
-    """By name of a layer the operators that compute it, in an ONNX file of ours."""
+def operators(net: Network, file: Path) -> dict[str, str]:
+    """By name of a layer the operators that compute it in an ONNX file or a program of ours."""
+    if file.suffix.lower() != ".onnx":
+        return {node.name: "traced" for node in net.graph.leading_to([net.prediction]).nodes}
     import onnx
 
     found: dict[str, list[str]] = {}

@@ -16,7 +16,7 @@ from matconvnet.executor import forward
 from matconvnet.graph import build
 from matconvnet.interop.onnx import load_onnx, verify_onnx
 from matconvnet.layer import Context, Layer
-from matconvnet.layout import channels_last
+from matconvnet.layout import channels_last, hwcn, nchw
 from matconvnet.nets.custom import Custom
 from matconvnet.nets.dagnn import DagNN
 from matconvnet.nets.example import example_inputs
@@ -133,6 +133,19 @@ def prove_onnx(net: Network, file: Path, inputs: Tensors) -> Proof:
     deviations = {v: deviation(found[v], wanted[v]) for v in read.graph.outputs}
     _check(net, deviations, TOLERANCE)
     return Proof("read back (onnxruntime, which would be proof, is not installed)", deviations)
+
+
+def prove_program(net: Network, file: Path, inputs: Tensors) -> Proof:
+    """Run a program of torch.export.
+
+    Raises: FormatError, naming the prediction, if it departs.
+    """
+    wanted = _evaluate(net, net.values(), inputs)
+    _check_finite(net, wanted)
+    y = torch.export.load(file).module()(nchw(inputs[net.input]))
+    deviations = {net.prediction: deviation(hwcn(y), wanted[net.prediction])}
+    _check(net, deviations, TOLERANCE)
+    return Proof(f"run by torch {torch.__version__}", deviations)
 
 
 def deviation(found: Tensor, wanted: Tensor) -> float:

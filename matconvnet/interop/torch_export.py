@@ -1,13 +1,19 @@
 """A network as a torch.export program: its forward pass in test mode, in operations of PyTorch."""
 
+import io
+import os
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from matconvnet import executor
+from matconvnet.files import write_atomic
 from matconvnet.interop.torch_module import Layout
 from matconvnet.layer import Context
 from matconvnet.layout import from_pixels, hwcn, nchw, pixels
+from matconvnet.nets.example import input_sizes
 from matconvnet.nets.network import Network
 from matconvnet.nets.own import ModuleLayer
 
@@ -39,6 +45,27 @@ def export(net: Network, example: Tensor, *, layout: Layout = "nchw") -> Exporte
         return torch.export.export(
             Forward(net, layout), (example,), dynamic_shapes=({axis: Dim("images")},)
         )
+
+
+def save_program(
+    net: Network, path: str | os.PathLike[str], *, input_size: Sequence[int] | None = None
+) -> None:
+    """Write what `export` records to a file, atomically; `torch.export.load` reads it.
+
+    Args:
+        net: the network.
+        path: the file, by custom `*.pt2`.
+        input_size: (H, W, C) of the images; None: what the meta data tell, or the smallest that
+            the network accepts.
+
+    Raises: as `export`; ValueError, if no size is found; OSError.
+    """
+    size = input_sizes(net)[net.input][:3] if input_size is None else input_size
+    like = next((v for v in net.values().values() if v is not None), torch.empty(0))
+    program = export(net, nchw(like.new_zeros((*size, 2))))
+    content = io.BytesIO()
+    torch.export.save(program, content)
+    write_atomic(path, lambda temporary: temporary.write_bytes(content.getbuffer()))
 
 
 class Forward(nn.Module):

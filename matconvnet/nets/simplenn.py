@@ -70,7 +70,7 @@ class SimpleNN(Network):
         self._graph = build(self._nodes())
 
     def __repr__(self) -> str:
-        kinds = ", ".join(link.layer.type_name or type(link.layer).__name__ for link in self.layers)
+        kinds = ", ".join(link.extra.get("type", link.layer.type_name) for link in self.layers)
         return f"SimpleNN: {kinds}"
 
     @classmethod

@@ -188,6 +188,27 @@ def test_unknown_layers_have_no_form_in_onnx(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["odd.mat"]
 
 
+@pytest.mark.parametrize("size", [None, (9, 8, 3)])
+def test_a_program_of_torch(size, tmp_path):
+    net = mcn.SimpleNN(
+        [mcn.Conv(size=(3, 2, 3, 4)), mcn.BatchNorm(num_channels=4), mcn.ReLU(), mcn.Dropout(),
+         mcn.SoftmaxLoss()], {"inputSize": [6, 7, 3]},
+    )  # fmt: skip
+    net.params["l2_3"].value[:, 1] = 2  # deviations of 0 would give infinity
+    done = convert(net, tmp_path / "net.pt2", deploy=True, input_size=size)
+    assert [layer.became for layer in done.mapping] == [
+        "traced", "part of layer1", "traced", "", "", "traced"
+    ]  # fmt: skip
+    assert done.deviation <= 1e-5
+    x = torch.randn(*(size or (6, 7, 3)), 5)
+    program = torch.export.load(tmp_path / "net.pt2").module()
+    wanted = mcn.softmax(net.eval({"x0": x}, mode="test").values["x4"])
+    y = program(x.permute(3, 2, 0, 1))
+    torch.testing.assert_close(y.permute(2, 3, 1, 0), wanted, rtol=1e-4, atol=1e-6)
+    with pytest.raises(mcn.FormatError, match="cannot be read back"):
+        mcn.load(tmp_path / "net.pt2")
+
+
 def test_an_unknown_loss_is_left_out(tmp_path):
     net = graph()
     net.add_layer("odd", FunctionLayer(lambda x, y: (x - y).abs().sum()), ("r", "target"), "d")

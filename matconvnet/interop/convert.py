@@ -68,7 +68,8 @@ def convert(
 
     The file is read back, or run by onnxruntime, and compared with the network on random input in
     test mode: `.mat` and `.safetensors` must be equal, bit for bit; the others, and what is
-    deployed, to 1e-5 of the largest value. Only then it takes its place; until then an older file stays.
+    deployed, to 1e-5 of the largest value. Only then it takes its place; until then an older file
+    stays.
     Layers that cannot run, of types that nobody registered, are kept without being evaluated.
 
     Args:

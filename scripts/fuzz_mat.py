@@ -188,7 +188,7 @@ def poke(content: bytearray, rng: Random) -> None:
 
 def cut(content: bytearray, rng: Random) -> None:
     """End the file early."""
-    del content[rng.randrange(1, len(content)) :]
+    del content[rng.randrange(1, len(content) + 1) :]
 
 
 def move(content: bytearray, rng: Random) -> None:

@@ -216,9 +216,10 @@ def test_a_variable_without_a_name_is_left_out(tmp_path):
     assert list(read_bytes(tmp_path, HEADER + SMALL + workspace)) == ["x"]
 
 
-def test_function_handles_tell_their_text(tmp_path):
+@pytest.mark.parametrize("stored", ["@(x) x", "sf%0@(x) x"])  # the latter is of 2009
+def test_function_handles_tell_their_text(tmp_path, stored):
     fields = element(5, b"\x11\0\0\0"), element(1, b"function_handle\0\0")
-    text = array(4, (1, 6), element(16, b"@(x) x"))
+    text = array(4, (1, len(stored)), element(16, stored.encode()))
     inner = array(2, (1, 1), element(5, b"\x09\0\0\0"), element(1, b"function\0"), text)
     content = array(16, (1, 1), array(2, (1, 1), *fields, inner), name=b"x")
     found = read_bytes(tmp_path, HEADER + content).x

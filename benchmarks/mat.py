@@ -21,17 +21,17 @@ from pathlib import Path
 
 import numpy as np
 
-from matconvnet import load
 from matconvnet.interop.mat import write_mat
+from matconvnet.interop.mat.networks import load_mat
 
 PEAK = """
 import sys
 from pathlib import Path
-from matconvnet import load
-load
+from matconvnet.interop.mat.networks import load_mat
+
 def peak(): return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) << 10
 before = peak()
-load(sys.argv[1])
+load_mat(sys.argv[1])
 print(peak() - before)
 """
 
@@ -97,7 +97,7 @@ def main() -> None:
             path, ours, theirs = files[version], [], []
             for _ in range(args.repeats):
                 theirs.append(seconds(alone, path))
-                ours.append(seconds(load, path))
+                ours.append(seconds(load_mat, path))
             a, b = statistics.median(ours), statistics.median(theirs)
             command = [sys.executable, "-c", PEAK, str(path)]
             peak = int(subprocess.run(command, capture_output=True, check=True).stdout)

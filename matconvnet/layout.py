@@ -15,7 +15,7 @@ from torch import Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-PART = 1 << 20  # elements of a tensor that are rearranged at a time
+PART = 1 << 18  # elements of a tensor that are rearranged at a time
 
 
 def nchw(t: Tensor) -> Tensor:

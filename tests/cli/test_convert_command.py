@@ -68,8 +68,6 @@ def test_whether_a_softmax_ends_it(source, tmp_path, option, last):
 
 @pytest.mark.parametrize(("version", "start"), [("6", b"MATLAB 5.0"), ("7.3", b"MATLAB 7.3")])
 def test_versions_of_mat_files(source, tmp_path, version, start):
-    if version == "7.3":
-        pytest.importorskip("h5py")
     converted(source, tmp_path / "net.mat", "--mat-version", version)
     data = (tmp_path / "net.mat").read_bytes()
     assert data.startswith(start)

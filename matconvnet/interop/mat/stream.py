@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from abc import ABC, abstractmethod
 from typing import BinaryIO, NoReturn
 
 from matconvnet.errors import MatFileError
@@ -16,7 +17,7 @@ MAX_RATIO = 1032
 """Bytes that DEFLATE can make of one, at most."""
 
 
-class Stream:
+class Stream(ABC):
     """A buffer over a source of bytes; `buffer[pos]` is the next byte, number `base + pos`."""
 
     def __init__(self, path: str) -> None:
@@ -25,9 +26,9 @@ class Stream:
         self.pos = 0
         self.base = 0
 
+    @abstractmethod
     def pull(self, size: int) -> bytes:
         """At most `size` bytes behind the buffer; none at the end of the source."""
-        raise NotImplementedError
 
     def pull_into(self, view: memoryview) -> int:
         """Fill the front of `view` from behind the buffer; returns how many bytes that were."""

@@ -38,6 +38,10 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="How many epochs.", min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per update.", min=1)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The same in all epochs.")] = None,
+    solver: Annotated[
+        Literal["sgd", "adadelta", "adagrad", "adam", "adamw", "rmsprop"],
+        typer.Option(help="Update rule; sgd has the momentum of the recipe."),
+    ] = "sgd",
     sub_batches: Annotated[int, typer.Option(help="Parts of a batch, to save memory.", min=1)] = 1,
     bnorm: Annotated[
         bool, typer.Option("--bnorm", help="Add batch normalization to a network of the zoo.")
@@ -69,6 +73,7 @@ def train(
         | {key: value for key, value in given.items() if value is not None},
         exp_dir=out,
         resume=resume,
+        solver=None if solver == "sgd" else solver,
         num_sub_batches=sub_batches,
         random_seed=seed,
         device=device,

@@ -10,7 +10,7 @@ from torch import Tensor
 from matconvnet.nets.network import Network, Param
 from matconvnet.parallel.server import ParameterServer
 from matconvnet.train.options import TrainOptions
-from matconvnet.train.solvers import find_solver
+from matconvnet.train.solvers import DECOUPLED, find_solver
 from matconvnet.train.solvers.sgd import FUSED_TYPES, sgd_fused
 
 TRAIN_METHODS = ("gradient", "average", "none")
@@ -126,7 +126,11 @@ class Updater:
 
     def _step(self, name: str, der: Tensor, size: int, rate: float, decay: float) -> None:
         value = _value(self.params[name])
-        g = der / size + decay * value
+        g = der / size
+        if self.solver in DECOUPLED:
+            value.mul_(1 - rate * decay)
+        else:
+            g = g + decay * value
         state = self.state.get(name, 0)
         new, self.state[name] = self.solver(value, state, g, self.solver_opts, rate)
         value.copy_(new)

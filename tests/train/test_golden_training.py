@@ -16,43 +16,6 @@ STEPS = cases("cnn_train/accumulateGradients")
 RUNS = cases("cnn_train")
 
 
-def adam(w=None, state=0, g=None, o=None, lr=0):
-    if w is None:
-        return {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
-    s = state or {"m": 0, "v": 0, "t": 0}
-    m = o["beta1"] * s["m"] + (1 - o["beta1"]) * g
-    v = o["beta2"] * s["v"] + (1 - o["beta2"]) * g**2
-    t = s["t"] + 1
-    rate = lr * (1 - o["beta2"] ** t) ** 0.5 / (1 - o["beta1"] ** t)
-    return w - rate * m / (v.sqrt() + o["eps"]), {"m": m, "v": v, "t": t}
-
-
-def rmsprop(w=None, state=0, g=None, o=None, lr=0):
-    if w is None:
-        return {"epsilon": 1e-8, "rho": 0.99}
-    state = o["rho"] * state + (1 - o["rho"]) * g**2
-    return w - lr * g / (state.sqrt() + o["epsilon"]), state
-
-
-def adagrad(w=None, state=0, g=None, o=None, lr=0):
-    if w is None:
-        return {"epsilon": 1e-10, "rho": 1}
-    state = o["rho"] * state + g**2
-    return w - lr * g / (state.sqrt() + o["epsilon"]), state
-
-
-def adadelta(w=None, state=0, g=None, o=None, lr=0):
-    if w is None:
-        return {"epsilon": 1e-6, "rho": 0.9}
-    s = state or {"g_sqr": 0, "delta_sqr": 0}
-    g_sqr = o["rho"] * s["g_sqr"] + (1 - o["rho"]) * g**2
-    d = -(((s["delta_sqr"] + o["epsilon"]) / (g_sqr + o["epsilon"])) ** 0.5) * g
-    return w + d, {"g_sqr": g_sqr, "delta_sqr": o["rho"] * s["delta_sqr"] + (1 - o["rho"]) * d**2}
-
-
-SOLVERS = {"adam": adam, "rmsprop": rmsprop, "adagrad": adagrad, "adadelta": adadelta}
-
-
 class FirstStep(LocalServer):
     """Keeps what is pushed in the first step."""
 
@@ -98,7 +61,7 @@ def test_parameters_state_and_derivatives_step_by_step(case):
             train=range(20), val=(), num_epochs=o["steps"], batch_size=o["batchSize"],
             num_sub_batches=o["numSubBatches"], learning_rate=o["learningRate"],
             momentum=o["momentum"], weight_decay=o["weightDecay"],
-            nesterov_update=o["nesterovUpdate"], solver=SOLVERS.get(o.get("solver")),
+            nesterov_update=o["nesterovUpdate"], solver=o.get("solver"),
             solver_opts=o.get("solverOpts"), post_epoch_fn=keep,
         ),
         permute=order_of(case["batches"]), server=FirstStep(),
@@ -134,7 +97,7 @@ def test_whole_runs(case, tmp_path):
     if o.get("train") == "NaN":
         o["train"] = float("nan")
     if "solver" in o:
-        o["solver"] = SOLVERS[o["solver"].removeprefix("solver.")]
+        o["solver"] = o["solver"].removeprefix("solver.")
     asked, left = [], [np.array(batch) for batch in case["batches"]]
 
     def get_batch(_imdb, numbers):

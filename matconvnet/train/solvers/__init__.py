@@ -9,12 +9,26 @@ tensor, or a dict of tensors and numbers.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from matconvnet.train.solvers.adadelta import adadelta
+from matconvnet.train.solvers.adagrad import adagrad
+from matconvnet.train.solvers.adam import adam, adamw
+from matconvnet.train.solvers.rmsprop import rmsprop
 from matconvnet.train.solvers.sgd import sgd
 
 Solver = Callable[..., Any]
 
-SOLVERS: dict[str, Solver] = {"sgd": sgd}
+SOLVERS: dict[str, Solver] = {
+    "sgd": sgd,
+    "adadelta": adadelta,
+    "adagrad": adagrad,
+    "adam": adam,
+    "adamw": adamw,
+    "rmsprop": rmsprop,
+}
 """Solvers by name."""
+
+DECOUPLED: tuple[Solver, ...] = (adamw,)
+"""Solvers whose weight decay shrinks the parameter, w = (1 - lr * decay) * w, before the step."""
 
 
 def find_solver(

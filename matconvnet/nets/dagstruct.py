@@ -6,7 +6,7 @@ with the properties of its class.
 """
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
@@ -134,12 +134,13 @@ def write_param(param: Param) -> Struct:
 
 
 def _names(value: Any, what: str) -> tuple[str, ...]:
-    names: Iterable[Any] = (value,) if isinstance(value, str) and value else value
-    if is_empty(value) or value == "":
+    if isinstance(value, str):
+        return (value,) if value else ()
+    if is_empty(value):
         return ()
-    if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
+    if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
         raise FormatError(f"{what} is {value!r}; wanted a cell of strings")
-    return tuple(names)
+    return tuple(value)
 
 
 def _option_pairs(block: Mapping[str, Any], layer: type[Layer]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """A trained network made ready for use, and a deployed one made ready for training again."""
 
 import copy
-import itertools
 import warnings
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ from matconvnet.blocks.softmax import Softmax
 from matconvnet.blocks.softmaxloss import SoftmaxLoss
 from matconvnet.graph import Node
 from matconvnet.nets.dagnn import DagNN
+from matconvnet.nets.names import unique_name
 from matconvnet.nets.network import Network
 from matconvnet.nets.registry import Unknown
 from matconvnet.nets.simplenn import SimpleNN
@@ -240,6 +240,4 @@ def _per_filter(layer: Any, filters: Tensor, scale: Tensor) -> Tensor:
 
 def _new(name: str, dag: DagNN) -> str:
     """A name that no layer, variable or parameter has."""
-    taken = {*dag.layers, *dag.vars, *dag.params}
-    ends = itertools.chain([""], map(str, itertools.count(1)))
-    return next(f"{name}{end}" for end in ends if f"{name}{end}" not in taken)
+    return unique_name(name, {*dag.layers, *dag.vars, *dag.params})

@@ -62,7 +62,9 @@ def read_options(layer: type[Layer], entry: Mapping[str, Any], form: Form) -> di
             value = _borders(value)
         if isinstance(f.default, bool):
             value = bool(value)
-        options[f.name] = value if f.name not in layer.counted_from_one else int(value or 1) - 1
+        if f.name in layer.counted_from_one:
+            value = to_list(value)[0] - 1
+        options[f.name] = value
     return options
 
 

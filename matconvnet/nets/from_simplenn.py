@@ -1,7 +1,7 @@
 """From SimpleNN to DagNN, and back where the graph is a chain."""
 
 import copy
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from matconvnet.graph import Graph, Node
 from matconvnet.layer import Layer
 from matconvnet.nets._params import name_params
 from matconvnet.nets.dagnn import DagNN
+from matconvnet.nets.names import unique_name
 from matconvnet.nets.network import Param
 from matconvnet.nets.registry import Unknown
 from matconvnet.nets.simplenn import Link, SimpleNN
@@ -38,8 +39,8 @@ def from_simplenn(
     chain = net if isinstance(net, SimpleNN) else SimpleNN.from_struct(net)
     dag = cls(copy.deepcopy(chain.meta))
     for i, link in enumerate(chain.layers, 1):
-        name = _unique(link.name, dag.layers)
-        labels = [_unique("label", dag.vars)] if link.layer.label_inputs else []
+        name = unique_name(link.name, dag.layers)
+        labels = [unique_name("label", dag.vars)] if link.layer.label_inputs else []
         node = Node(name, _dag_block(link), (f"x{i - 1}", *labels), (f"x{i}",))
         given = _present(link)
         names = name_params(node, len(given))
@@ -77,15 +78,6 @@ def to_simplenn(net: DagNN) -> SimpleNN:
         extra = _kept(node.layer, net.layers[node.name].extra)
         links.append(Link(_chain_layer(node.layer), node.name, params, precious, extra))
     return SimpleNN(links, copy.deepcopy(net.meta))
-
-
-def _unique(name: str, taken: Container[str]) -> str:
-    """The name, with the first number from 1 that makes it a new one, if it is taken."""
-    new, number = name, 0
-    while new in taken:
-        number += 1
-        new = f"{name}{number}"
-    return new
 
 
 def _present(link: Link) -> list[Param]:
@@ -131,7 +123,7 @@ def _name_by_purpose(dag: DagNN) -> None:
 
     def rename(old: str, purpose: str) -> None:
         if old in plain:
-            dag.rename_var(old, _unique(purpose, dag.vars))
+            dag.rename_var(old, unique_name(purpose, dag.vars))
 
     if dag.layers:
         rename("x0", "input")

@@ -83,7 +83,6 @@ def test_a_network_of_the_zoo(tmp_path):
 
 
 def test_a_network_of_caffe(tmp_path):
-    pytest.importorskip("google.protobuf")
     (tmp_path / "net.prototxt").write_text(LENET)
     (tmp_path / "other.caffemodel").write_bytes(caffe_files.caffemodel(WEIGHTS))
     mean = caffe_files.blob(np.full((1, 1, 8, 8), 3.0), old=True)

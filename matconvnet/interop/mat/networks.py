@@ -1,6 +1,5 @@
 """Networks in `.mat` files: which of its many forms a file has, and the form we write."""
 
-import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from matconvnet.interop.mat.writer import Version
 from matconvnet.layout import as4d, channels_last_, to_tensor
 from matconvnet.nets.dagnn import DagNN
 from matconvnet.nets.dagstruct import records
+from matconvnet.nets.names import unique_name
 from matconvnet.nets.network import Network
 from matconvnet.nets.simplenn import SimpleNN
 from matconvnet.values import Cell, Opaque, Struct, StructArray
@@ -116,8 +116,7 @@ def _identifiers(names: list[str]) -> dict[str, str]:
             continue
         root = re.sub(r"\W", "_", name, flags=re.ASCII)[: LONGEST_NAME - 5]
         root = root if root[:1].isalpha() else f"x{root}"
-        ends = itertools.chain([""], map(str, itertools.count(1)))
-        found[name] = next(f"{root}{end}" for end in ends if f"{root}{end}" not in taken)
+        found[name] = unique_name(root, taken)
         taken.add(found[name])
     return found
 

@@ -1,7 +1,8 @@
 """Which version of the format a file has, and what is wrong with one that has none."""
 
 import os
-from typing import BinaryIO, NoReturn
+from io import FileIO
+from typing import NoReturn
 
 from matconvnet.errors import MatFileError
 from matconvnet.interop.mat import elements as e
@@ -56,7 +57,7 @@ def read_mat(path: str | os.PathLike[str], *, budget: int | None = None) -> Stru
     return read73(path, budget)
 
 
-def _read5(file: BinaryIO, name: str, budget: int) -> Struct:
+def _read5(file: FileIO, name: str, budget: int) -> Struct:
     try:
         return read5(file, name, budget)
     except MemoryError:

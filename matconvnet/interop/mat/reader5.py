@@ -1,7 +1,8 @@
 """Reading version 5 of the format (that of MATLAB's versions 5, 6 and 7), in plain Python."""
 
 import struct
-from typing import Any, BinaryIO
+from io import FileIO
+from typing import Any
 
 from matconvnet.interop.mat import elements as e
 from matconvnet.interop.mat.array_reader import ArrayReader
@@ -10,7 +11,7 @@ from matconvnet.interop.mat.stream import FileStream, InflatedStream
 from matconvnet.values import Opaque, Struct
 
 
-def read5(file: BinaryIO, path: str, budget: int) -> Struct:
+def read5(file: FileIO, path: str, budget: int) -> Struct:
     """The variables of a file whose header has been recognised.
 
     Args:

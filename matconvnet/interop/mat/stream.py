@@ -3,7 +3,8 @@
 import os
 import zlib
 from abc import ABC, abstractmethod
-from typing import BinaryIO, NoReturn
+from io import FileIO
+from typing import NoReturn
 
 from matconvnet.errors import MatFileError
 
@@ -105,7 +106,7 @@ class Stream(ABC):
 class FileStream(Stream):
     """The bytes of a file."""
 
-    def __init__(self, file: BinaryIO, path: str) -> None:
+    def __init__(self, file: FileIO, path: str) -> None:
         super().__init__(path)
         self.file = file
         self.size = os.fstat(file.fileno()).st_size
@@ -116,7 +117,7 @@ class FileStream(Stream):
 
     def pull_into(self, view: memoryview) -> int:
         """As of Stream."""
-        return self.file.readinto(view)  # type: ignore[attr-defined]
+        return self.file.readinto(view)
 
 
 class InflatedStream(Stream):

@@ -101,9 +101,9 @@ def _chunks(pieces: list[Piece]) -> Iterator[bytes | memoryview]:
                 yield view[i : i + CHUNK]
         else:
             dtype = piece.dtype.newbyteorder("<")
-            flags = ["external_loop", "buffered"]
+            flags: Any = ["external_loop", "buffered"]
             step = CHUNK // dtype.itemsize
-            parts: Any = np.nditer(piece, flags, order="F", op_dtypes=[dtype], buffersize=step)  # type: ignore[arg-type]
+            parts: Any = np.nditer(piece, flags, order="F", op_dtypes=[dtype], buffersize=step)
             for part in parts:
                 yield part.tobytes()
 

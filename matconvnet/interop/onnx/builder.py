@@ -13,6 +13,7 @@ from matconvnet.geometry import Size
 from matconvnet.layer import Layer
 from matconvnet.layout import channels_last
 from matconvnet.nets.dagnn import DagNN
+from matconvnet.nets.names import unique_name
 
 Pads = tuple[int, int, int, int]
 """(top, bottom, left, right), in pixels."""
@@ -172,9 +173,6 @@ class Builder:
 
 def _unique(name: str, taken: set[str]) -> str:
     """A name like this that is not taken yet; it is taken then."""
-    candidate, count = name, 1
-    while candidate in taken:
-        count += 1
-        candidate = f"{name}_{count}"
-    taken.add(candidate)
-    return candidate
+    new = unique_name(name, taken, "_", 2)
+    taken.add(new)
+    return new

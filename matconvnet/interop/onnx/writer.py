@@ -8,6 +8,7 @@ from torch import Tensor
 
 from matconvnet.graph import Node
 from matconvnet.layout import to_numpy
+from matconvnet.nets.names import unique_name
 
 
 class Place(NamedTuple):
@@ -87,12 +88,9 @@ class Writer:
         return name
 
     def _unique(self, name: str) -> str:
-        candidate, count = name, 1
-        while candidate in self._taken:
-            count += 1
-            candidate = f"{name}_{count}"
-        self._taken.add(candidate)
-        return candidate
+        new = unique_name(name, self._taken, "_", 2)
+        self._taken.add(new)
+        return new
 
 
 def _rename(names: Any, old: str, new: str) -> None:

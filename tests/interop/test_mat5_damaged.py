@@ -49,7 +49,7 @@ def refused(tmp_path, content, match, **options):
         (b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS"),
         (b"404: Not Found", "text, perhaps an error message"),
         (b"PK\x03\x04abc", "a zip archive"),
-        (gzip.compress(HEADER), "a gzip archive"),
+        (gzip.compress(HEADER, mtime=0), "a gzip archive"),
         (struct.pack("<5i", 0, 1, 1, 0, 2) + b"x\0" + bytes(8), "a file of MATLAB 4: load it"),
         (struct.pack(">5i", 1000, 1, 1, 0, 2) + b"x\0" + bytes(8), "a file of MATLAB 4"),
         (b"# Created by Octave 7.3.0, Mon", "Octave's text format"),

@@ -8,14 +8,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from matconvnet import recompute as recomputing
 from matconvnet.errors import RecordError
 from matconvnet.graph import Graph, Node
 from matconvnet.layer import Call, Context
+from matconvnet.recompute import Recompute, Replay, read_by_backward
 
 Params = Mapping[str, Tensor | None]
 OnParam = Callable[[str, Tensor], None]
@@ -26,7 +29,8 @@ class Record:
     """One evaluation: every value, derivative and time that was kept, by name.
 
     values, ders: of variables; param_ders: of parameters; saved: what layers kept for backward;
-    forward_time, backward_time: seconds, by layer. skipped: layers that lacked an input.
+    forward_time, backward_time: seconds, by layer. skipped: layers that lacked an input. again:
+    layers whose values were not kept, since backward evaluates them again.
     """
 
     values: dict[str, Tensor] = field(default_factory=dict)
@@ -36,6 +40,7 @@ class Record:
     forward_time: dict[str, float] = field(default_factory=dict)
     backward_time: dict[str, float] = field(default_factory=dict)
     skipped: set[str] = field(default_factory=set)
+    again: dict[str, Replay] = field(default_factory=dict)
     ctx: Context = field(default_factory=Context)
     spent: bool = False
 
@@ -51,6 +56,7 @@ def forward(
     depth: int | None = None,
     conserve_memory: bool = False,
     precious: Iterable[str] = (),
+    recompute: Recompute = False,
     sync: bool = False,
 ) -> Record:
     """Evaluate the nodes whose inputs are all there, in order.
@@ -65,36 +71,38 @@ def forward(
         conserve_memory: free a value once nothing will read it. What is left are the outputs,
             precious variables, values of losses, and what backward needs.
         precious: variables that are never freed.
+        recompute: layers whose values are not kept for `backward`, which evaluates them again:
+            their names; True: layers of little work, see `recompute.cheap`.
         sync: wait for the device after each node, so that times mean something.
     """
     record = Record(dict(inputs), ctx=ctx or Context())
     reached = _reached(graph, depth) if derivative else frozenset()
     keep = _kept(graph, reached, precious) if conserve_memory else None
+    again: frozenset[str] = frozenset()
+    if recompute is not False and derivative:
+        keep = frozenset({*graph.inputs, *graph.producer}) if keep is None else keep
+        pinned = _pinned(graph, precious).union(inputs)
+        again, keep = recomputing.plan(graph, recompute, reached, keep, pinned)
     left = Counter(graph.readers)
     for node in graph.nodes:
-        if any(v not in record.values for v in node.inputs):
+        if not record.values.keys() >= {*node.inputs}:
             record.skipped.add(node.name)
             continue
         start = time.perf_counter()
-        values = tuple(record.values[v] for v in node.inputs)
-        given = tuple(params[p] for p in node.params)
-        try:
-            outputs, saved = node.layer.forward(values, given, record.ctx)
-            if len(outputs) != len(node.outputs):
-                raise ValueError(f"forward gave {len(outputs)} values; wanted {node.outputs}")
-        except Exception as error:
-            _locate(error, node, values)
-            raise
+        state = recomputing.random_state(record, node) if node.name in again else None
+        outputs, saved = _evaluate(node, params, record)
         record.values.update(zip(node.outputs, outputs, strict=True))
-        if node.name in reached or keep is None or node.layer.keeps_saved:
+        if node.name in reached or not conserve_memory or node.layer.keeps_saved:
             record.saved[node.name] = saved
         if keep is not None:
+            if state is not None:
+                recomputing.note(record, node, state, keep)
             for v in node.inputs:
                 left[v] -= 1
             for v in (*node.inputs, *node.outputs):
                 if v not in keep and not left[v]:
                     record.values.pop(v, None)
-            del values, outputs, saved  # or the last references would outlive the next layer
+        del outputs, saved  # or the last references would outlive the next layer
         record.forward_time[node.name] = _elapsed(start, sync)
     return record
 
@@ -151,6 +159,8 @@ def backward(
     record.ders = dict(ders)
     pending = Counter(p for node in graph.nodes if node.name in reached for p in node.params)
     touched: set[str] = set()
+    needed = read_by_backward(graph, reached) if record.again else frozenset()
+    evaluate = partial(_evaluate, params=params, record=record)
     # What is added to an older derivative must not be written over it.
     spare = {p: t for p, t in (out or {}).items() if graph.users[p] == 1 and not accumulate}
     for node in reversed(graph.nodes):
@@ -160,7 +170,9 @@ def backward(
         for p in node.params:
             pending[p] -= 1
         was_evaluated = node.name not in record.skipped
-        if was_evaluated and all(v in record.ders for v in node.outputs):
+        if was_evaluated and record.ders.keys() >= {*node.outputs}:
+            if record.again:
+                recomputing.restore(graph, record, node, needed, evaluate)
             der_inputs, der_params = _differentiate(node, params, record, wanted, spare)
             _add_variables(node, der_inputs, record, wanted)
             _add_params(node, der_params, record, accumulate, touched)
@@ -168,6 +180,8 @@ def backward(
             for p in dict.fromkeys(node.params):
                 if not pending[p] and p in record.param_ders:
                     on_param(p, record.param_ders.pop(p))
+        if node.name in record.again:
+            recomputing.release(record, node)
         if conserve_memory:
             record.saved.pop(node.name, None)
             for v in node.outputs:
@@ -182,6 +196,20 @@ def backward(
             record.values.pop(v, None)
             record.ders.pop(v, None)
     return record
+
+
+def _evaluate(node: Node, params: Params, record: Record) -> tuple[tuple[Tensor, ...], Any]:
+    """Call the layer's forward: its outputs, and what it saved."""
+    values = tuple(record.values[v] for v in node.inputs)
+    given = tuple(params[p] for p in node.params)
+    try:
+        outputs, saved = node.layer.forward(values, given, record.ctx)
+        if len(outputs) != len(node.outputs):
+            raise ValueError(f"forward gave {len(outputs)} values; wanted {node.outputs}")
+    except Exception as error:
+        _locate(error, node, values)
+        raise
+    return outputs, saved
 
 
 def _differentiate(
@@ -274,15 +302,17 @@ def _wanted(
 
 def _kept(graph: Graph, reached: frozenset[str], precious: Iterable[str]) -> frozenset[str]:
     """Variables that a memory-conserving forward pass must not free."""
-    keep = {*precious, *graph.outputs}
+    keep = _pinned(graph, precious) | read_by_backward(graph, reached)
     for node in graph.nodes:
-        if node.layer.is_loss:
-            keep.update(node.outputs)
         if node.name in reached:
             keep.update(v for v in node.inputs if v not in graph.producer)
-            keep.update(node.inputs if "inputs" in node.layer.needs else ())
-            keep.update(node.outputs if "outputs" in node.layer.needs else ())
     return frozenset(keep)
+
+
+def _pinned(graph: Graph, precious: Iterable[str]) -> set[str]:
+    """Variables that no forward pass frees: outputs, values of losses, precious ones."""
+    losses = (v for node in graph.nodes if node.layer.is_loss for v in node.outputs)
+    return {*precious, *graph.outputs, *losses}
 
 
 def _locate(error: Exception, node: Node, values: tuple[Tensor | None, ...]) -> None:

@@ -21,3 +21,6 @@ AUTOGRAD = 1e-9
 
 REORDERED = 1e-11
 """The same sum in another order, in float64."""
+
+MEMORY = 0.15
+"""Of a predicted peak of memory, against the one that is measured."""

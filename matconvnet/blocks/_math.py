@@ -79,7 +79,7 @@ def check_labels(
 
 
 def can_read(t: Tensor) -> bool:
-    """Tell whether the program may wait for the values of `t`: not in a trace or a CUDA graph."""
-    if torch.compiler.is_compiling():
+    """Tell whether there are values to wait for: not in a trace, a CUDA graph, or on "meta"."""
+    if torch.compiler.is_compiling() or t.is_meta:
         return False
     return not (t.is_cuda and torch.cuda.is_current_stream_capturing())

@@ -19,6 +19,7 @@ from matconvnet.nets._params import Server, draw, param_shapes
 from matconvnet.nets._views import DagLayer, by_name
 from matconvnet.nets._wiring import Names, Wiring
 from matconvnet.nets.network import Mode
+from matconvnet.recompute import Recompute
 from matconvnet.values import Struct, StructArray
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class DagNN(Wiring):
         on_param: OnParam | None = None,
         wanted_inputs: Iterable[str] | None = None,
         out: Mapping[str, Tensor] | None = None,
+        recompute: Recompute = False,
         sync: bool = False,
     ) -> Record:
         """Evaluate the layers whose inputs are all there; differentiate, if `ders` are given.
@@ -125,7 +127,7 @@ class DagNN(Wiring):
             record: the evaluation whose parameter derivatives `accumulate` adds to; None: the last.
             on_param: called with the name and derivative of each parameter as it is complete, in
                 place of the parameter server.
-            generator, depth, precious, wanted_inputs, out, sync: see `Network.eval`.
+            generator, depth, precious, wanted_inputs, out, recompute, sync: see `Network.eval`.
 
         Returns: the new `net.record`, which `net.vars` and `net.params` show too.
         Raises: KeyError for names that are no variables; ValueError for a parameter without value.
@@ -147,7 +149,7 @@ class DagNN(Wiring):
             generator=generator, record=record, depth=depth,
             conserve_memory=self.conserve_memory if conserve_memory is None else conserve_memory,
             precious=precious, accumulate=accumulate, on_param=on_param,
-            wanted_inputs=wanted_inputs, out=out, sync=sync,
+            wanted_inputs=wanted_inputs, out=out, recompute=recompute, sync=sync,
         )  # fmt: skip
         return self.record
 

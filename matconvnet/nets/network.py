@@ -14,9 +14,11 @@ from matconvnet.graph import Graph
 from matconvnet.layer import Context, Layer
 from matconvnet.layout import as4d, channels_last, to_tensor
 from matconvnet.nets.registry import Unknown
+from matconvnet.recompute import Recompute
 from matconvnet.values import Struct
 
 if TYPE_CHECKING:
+    from matconvnet.nets.memory import InputSize, MemoryPlan
     from matconvnet.nets.predict import Prediction
     from matconvnet.nets.preprocess import Images
 
@@ -120,6 +122,7 @@ class Network(ABC):
         on_param: OnParam | None = None,
         wanted_inputs: Iterable[str] | None = None,
         out: Mapping[str, Tensor] | None = None,
+        recompute: Recompute = False,
         sync: bool = False,
     ) -> Record:
         """Evaluate the network, and differentiate it if `ders` are given.
@@ -137,6 +140,8 @@ class Network(ABC):
             on_param: called with each parameter's name and derivative as it is complete.
             wanted_inputs: inputs whose derivative is wanted; None: all.
             out: tensors by parameter that new derivatives may be written to.
+            recompute: layers whose values are not kept for the derivatives, but computed again:
+                their names; True: those of little work, see `matconvnet.recompute`.
             sync: wait for the device after each layer, so that times mean something.
 
         Returns: a new Record: `values`, `ders`, `param_ders`, `forward_time`, `backward_time`.
@@ -148,7 +153,8 @@ class Network(ABC):
         made = executor.forward(
             self.graph, values, {name: _door(name, value) for name, value in inputs.items()},
             ctx=Context(mode == "normal", generator), derivative=ders is not None, depth=depth,
-            conserve_memory=conserve_memory, precious=keep.union(ders or ()), sync=sync,
+            conserve_memory=conserve_memory, precious=keep.union(ders or ()),
+            recompute=recompute, sync=sync,
         )  # fmt: skip
         self._evaluated(made)
         if accumulate and record is not None:
@@ -182,6 +188,27 @@ class Network(ABC):
         from matconvnet.nets.predict import predict
 
         return predict(self, images, batch_size=batch_size, scale=scale)
+
+    def memory_plan(
+        self,
+        input_size: "InputSize" = None,
+        batch: int = 32,
+        training: bool = True,
+        **options: Any,
+    ) -> "MemoryPlan":
+        """Predict the memory of a step of training, or of an evaluation; see `nets.memory`.
+
+        Args:
+            input_size: (H, W, C) of the images, or sizes by variable; None: what the network tells.
+            batch: images a step.
+            training: a step with derivatives; else an evaluation in test mode.
+            options: num_sub_batches, conserve_memory, recompute and more of `nets.memory_plan`.
+
+        Returns: a plan, whose `peak` are bytes; `print(plan.table())` shows it layer by layer.
+        """
+        from matconvnet.nets.memory import memory_plan
+
+        return memory_plan(self, input_size, batch, training, **options)
 
     def convert(self, change: Callable[[Tensor], Tensor]) -> None:
         """Replace every parameter's value by `change(value)`."""

@@ -1,8 +1,11 @@
 """The ten kinds of `loss`: the value of each label's term, and its slope.
 
-Everything works on rows: x is M x D, one row of scores per pixel. Labels c are M x 1 int64, the
-class from 0 (negative: ignored, whatever comes out); or, for attributes, M x D of the type of x.
+Everything works on rows: x is R x D, one row of scores per pixel. Labels c are R x 1 int64, the
+class from 0 (negative: ignored, whatever comes out); or, for attributes, R x D of the type of x.
 A value has the shape of c, a slope (the derivative of the value) the shape of x.
+
+Some kinds take mixtures, labels of R x M classes: their value has that shape; the slope is that of
+the sum of the values times weights w, R x M, and one class may occur several times in a row.
 """
 
 from collections.abc import Callable
@@ -19,6 +22,11 @@ def _class_error(x: Tensor, c: Tensor) -> Tensor:
 
 def _top_k_error(x: Tensor, c: Tensor, top_k: int) -> Tensor:
     score = _labelled(x, c)
+    if c.shape[1] > 1:
+        order = x.argsort(dim=1, descending=True, stable=True)
+        places = torch.arange(x.shape[1], device=x.device).expand(x.shape)
+        ranks = torch.empty_like(order).scatter_(1, order, places)
+        return (_labelled(ranks, c) >= top_k) | score.isnan()
     not_before = torch.arange(x.shape[1], device=x.device) >= c
     behind = (x < score) | ((x == score) & not_before)  # c itself and all that rank after it
     return behind.sum(1, keepdim=True) <= x.shape[1] - top_k
@@ -32,13 +40,23 @@ def _log_slope(x: Tensor, c: Tensor) -> Tensor:
     return _at_label(x, c, -1 / _labelled(x, c).clamp(min=1e-8))
 
 
+def _log_mixed_slope(x: Tensor, c: Tensor, w: Tensor) -> Tensor:
+    return _add_at_labels(torch.zeros_like(x), c, -w / _labelled(x, c).clamp(min=1e-8))
+
+
 def _softmax_log(x: Tensor, c: Tensor) -> Tensor:
+    if c.shape[1] > 1:
+        return x.logsumexp(1, keepdim=True) - _labelled(x, c)
     return F.cross_entropy(x, c[:, 0], ignore_index=-1, reduction="none")[:, None]
 
 
 def _softmax_log_slope(x: Tensor, c: Tensor) -> Tensor:
     y = torch.softmax(x, 1)
     return y.scatter_add_(1, c.clamp(min=0), y.new_full((), -1).expand(c.shape))
+
+
+def _softmax_log_mixed_slope(x: Tensor, c: Tensor, w: Tensor) -> Tensor:
+    return _add_at_labels(torch.softmax(x, 1).mul_(w.sum(1, keepdim=True)), c, -w)
 
 
 def _hinge_of_class(x: Tensor, c: Tensor) -> Tensor:
@@ -89,13 +107,18 @@ def _hinge_slope(x: Tensor, c: Tensor) -> Tensor:
 
 
 def _labelled(x: Tensor, c: Tensor) -> Tensor:
-    """Score of the labelled class, M x 1."""
+    """Scores of the labelled classes, in the shape of c."""
     return x.gather(1, c.clamp(min=0))
 
 
 def _at_label(x: Tensor, c: Tensor, value: Tensor) -> Tensor:
-    """`value` (M x 1) at the labelled class, 0 at the others."""
+    """`value` (R x 1) at the labelled class, 0 at the others."""
     return torch.zeros_like(x).scatter_(1, c.clamp(min=0), value)
+
+
+def _add_at_labels(y: Tensor, c: Tensor, value: Tensor) -> Tensor:
+    """Add `value` (R x M) to `y` at the labelled classes, in place."""
+    return y.scatter_add_(1, c.clamp(min=0), value)
 
 
 def _best_other(x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,20 +129,29 @@ def _best_other(x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Kind(NamedTuple):
-    """One kind of loss; no slope: constant almost everywhere."""
+    """One kind of loss; no slope: constant almost everywhere.
+
+    option: name of the option that `value` wants as third argument.
+    """
 
     value: Callable[..., Tensor]
     slope: Callable[[Tensor, Tensor], Tensor] | None
     is_attribute: bool = False
     option: str | None = None
-    """The option that `value` wants as third argument."""
+    takes_mixtures: bool = False
+    mixed_slope: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
 
 
 KINDS = {
-    "classerror": Kind(_class_error, None),
-    "topkerror": Kind(_top_k_error, None, option="top_k"),
-    "log": Kind(_log, _log_slope),
-    "softmaxlog": Kind(_softmax_log, _softmax_log_slope),
+    "classerror": Kind(_class_error, None, takes_mixtures=True),
+    "topkerror": Kind(_top_k_error, None, option="top_k", takes_mixtures=True),
+    "log": Kind(_log, _log_slope, takes_mixtures=True, mixed_slope=_log_mixed_slope),
+    "softmaxlog": Kind(
+        _softmax_log,
+        _softmax_log_slope,
+        takes_mixtures=True,
+        mixed_slope=_softmax_log_mixed_slope,
+    ),
     "mhinge": Kind(_hinge_of_class, _hinge_of_class_slope),
     "mshinge": Kind(_structured_hinge, _structured_hinge_slope),
     "binaryerror": Kind(_binary_error, None, is_attribute=True, option="threshold"),

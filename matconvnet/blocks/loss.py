@@ -53,8 +53,10 @@ def loss(
     Args:
         x: H x W x D x N map of floats.
         c: labels of any numeric type. Classes 0..D-1, -1 = ignore: H x W x 1 x N, or N elements
-            in any shape, one per image. Attributes +1 and -1, 0 = ignore: H x W x D x N, or N
-            elements if D = 1.
+            in any shape, one per image; or mixtures, H x W x 2M x N (or 1 x 1 x 2M x N, one per
+            image), whose channels alternate a class and its weight: each pair is a label of its
+            own. M = 1, a weighted label, serves all kinds of classes; M > 1 those from classerror
+            to softmaxlog. Attributes +1 and -1, 0 = ignore: H x W x D x N, or N elements if D = 1.
         loss: kind, one of the above in lower or upper case.
         instance_weights: one weight per label: a number, or a tensor that broadcasts to
             H x W x 1 x N (classes) or H x W x D x N (attributes).
@@ -96,7 +98,8 @@ def loss_backward(
         logistic     dzdx = -w * c / (1 + exp(c * x))
         hinge        dzdx = -w * c                if c * x < 1
 
-    The errors are constant almost everywhere: their derivative is 0.
+    The errors are constant almost everywhere: their derivative is 0. That of a mixture is the sum
+    over its pairs.
 
     Raises: as `loss`; ValueError, if `dzdy` is not one number.
     Source: vl_nnloss.
@@ -119,10 +122,16 @@ def slope(p: "Problem", x: Tensor, dzdy: Tensor | float) -> Tensor:
     w = check_scalar_projection(dzdy, x)
     if p.kind.slope is None or x.numel() == 0:
         return torch.zeros_like(x)
-    d = p.kind.slope(p.rows, p.labels)
-    d.mul_(w if p.weights is None else w * p.weights)
-    if p.ignored is not None:
-        d.masked_fill_(p.ignored, 0)
+    if p.labels.shape[1] > 1 and p.kind.mixed_slope is not None:
+        assert p.weights is not None
+        assert p.ignored is not None
+        d = p.kind.mixed_slope(p.rows, p.labels, w * p.weights.masked_fill(p.ignored, 0))
+        d.masked_fill_(p.ignored.all(1, keepdim=True), 0)
+    else:
+        d = p.kind.slope(p.rows, p.labels)
+        d.mul_(w if p.weights is None else w * p.weights)
+        if p.ignored is not None:
+            d.masked_fill_(p.ignored, 0)
     h, width, _, n = p.shape
     return from_pixels(d, h, width, n).to(x.dtype).reshape(x.shape)
 
@@ -130,7 +139,8 @@ def slope(p: "Problem", x: Tensor, dzdy: Tensor | float) -> Tensor:
 class Problem(NamedTuple):
     """The arguments of a loss, checked, as the rows that `_loss_kinds` works on.
 
-    ignored: where labels are to be ignored; None: nowhere.
+    labels: R x 1, R x D (attributes) or R x M (mixtures). ignored: where labels are to be ignored;
+    None: nowhere.
     """
 
     kind: Kind
@@ -164,6 +174,7 @@ def pose(
     if name == "topkerror" and options["top_k"] > d:
         raise ValueError(f"top_k is {top_k}, x has {d} classes; wanted at most {d}")
     rows = pixels(x4).to(acc_dtype(x))
+    pair_weights = None
     if kind.is_attribute:
         channels, (labels, _) = d, check_labels(c, x, -1, 1, "0 = ignore")
         labels = _rows_of(labels.to(rows.dtype), x4, channels)
@@ -172,27 +183,53 @@ def pose(
         least, hint = (
             (-math.inf, "below 0 = ignore") if all_negative_ignored else (-1, "-1 = ignore")
         )
-        channels, (labels, lowest) = 1, check_labels(c, x, least, d - 1, hint)
+        c, pair_weights = _split(c, x4, name)
+        channels = 1 if pair_weights is None else pair_weights.shape[2]
+        labels, lowest = check_labels(c, x, least, d - 1, hint)
         if all_negative_ignored:
             labels = labels.clamp(min=-1)
         labels = _rows_of(labels, x4, channels)
         ignored = None if lowest is not None and lowest >= 0 else labels < 0
-    weights = check_weights(instance_weights, (h, w, channels, n), x)
+    weights = check_weights(instance_weights, (h, w, channels if kind.is_attribute else 1, n), x)
+    if pair_weights is not None:
+        pair_weights = pair_weights.to(acc_dtype(x))
+        weights = pair_weights if weights is None else weights * pair_weights
     if weights is not None:
         weights = pixels(weights.expand(h, w, weights.shape[2], n))
+    if channels > 1 and not kind.is_attribute:
+        ignored = (labels < 0) | (weights == 0)  # no 0 * inf where a class has no weight
     wanted = () if kind.option is None else (options[kind.option],)
     return Problem(kind, wanted, x4.shape, rows, labels, ignored, weights)
+
+
+def _split(c: Tensor, x: Tensor, kind: str) -> tuple[Tensor, Tensor | None]:
+    """Classes and weights of labels that are pairs of channels; other labels, and None."""
+    if not isinstance(c, Tensor) or c.is_complex() or c.numel() == x.shape[3] or c.dim() == 0:
+        return c, None
+    c4 = as4d(c, "c")
+    pairs, odd = divmod(c4.shape[2], 2)
+    if odd or c4.shape[3] != x.shape[3] or c4.shape[:2] not in (x.shape[:2], (1, 1)):
+        return c, None
+    if pairs > 1 and not KINDS[kind].takes_mixtures:
+        names = ", ".join(name for name, k in KINDS.items() if k.takes_mixtures)
+        raise ValueError(
+            f"c has {c4.shape[2]} channels, mixtures of classes and weights, and loss is {kind!r}; "
+            f"wanted one of {names}"
+        )
+    return c4[:, :, ::2], c4[:, :, 1::2].to(x.dtype)
 
 
 def _rows_of(c: Tensor, x: Tensor, channels: int) -> Tensor:
     """Labels as N*H*W rows of `channels`, whether they are given per image or per score."""
     h, w, _, n = x.shape
+    if channels > 1 and c.shape == (1, 1, channels, n):
+        c = c.expand(h, w, channels, n)
     if c.numel() == n and channels == 1:
         per_image = c if c.dim() == 1 else c.permute(tuple(reversed(range(c.dim())))).reshape(n)
         return per_image[:, None].expand(n, h * w).reshape(-1, 1)
     wanted = (h, w, channels, n)
     if c.dim() == 0 or as4d(c, "c").shape != wanted:
-        each = f", or {n} elements, one per image" if channels == 1 else ""
+        each = f", or {n} elements, one per image, or pairs of channels" if channels == 1 else ""
         raise ValueError(f"c has shape {tuple(c.shape)}; wanted {wanted}{each}")
     return pixels(as4d(c, "c"))
 
@@ -236,6 +273,12 @@ class Loss(Objective):
     loss: str = "softmaxlog"
     threshold: float = 0.0
     top_k: int = 5
+
+    @property
+    def is_error(self) -> bool:
+        """True for losses that count mistakes: they have no derivative."""
+        kind = KINDS.get(str(self.loss).lower())
+        return kind is not None and kind.slope is None
 
     def forward(self, inputs, params, ctx):
         """See `loss`."""

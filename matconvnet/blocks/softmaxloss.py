@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from matconvnet.blocks._checks import check_map
-from matconvnet.blocks.loss import Objective, Problem, pose, slope, total
-from matconvnet.layout import array_api, as4d
+from matconvnet.blocks.loss import Objective, pose, slope, total
+from matconvnet.layout import array_api
 
 
 @array_api
@@ -19,13 +18,14 @@ def softmaxloss(x: Tensor, c: Tensor) -> Tensor:
         x: H x W x D x N map of floats.
         c: classes 0..D-1, of any numeric type; all negative ones are ignored. N elements in any
             shape, or 1 x 1 x 1 x N (one per image), or H x W x 1 x N. A second channel,
-            1 x 1 x 2 x N or H x W x 2 x N, holds the weights w.
+            1 x 1 x 2 x N or H x W x 2 x N, holds the weights w; 2M channels are mixtures, as in
+            `loss`.
 
     Returns: one number (no axes), of the type of `x`.
     Raises: as `loss`.
     Source: vl_nnsoftmaxloss (deprecated there).
     """
-    return total(_pose(x, c), x)
+    return total(pose(x, c, all_negative_ignored=True), x)
 
 
 @array_api
@@ -37,22 +37,7 @@ def softmaxloss_backward(x: Tensor, c: Tensor, dzdy: Tensor | float) -> Tensor:
     Raises: as `loss_backward`.
     Source: vl_nnsoftmaxloss.
     """
-    return slope(_pose(x, c), x, dzdy)
-
-
-def _pose(x: Tensor, c: Tensor) -> Problem:
-    """The problem with -1 for every negative label, and the weights in the type of `x`."""
-    n = check_map(x).shape[3]
-    if not isinstance(c, Tensor) or c.is_complex():
-        return pose(x, c)  # explains what was wanted
-    weights = None
-    if c.numel() != n and c.dim() > 0:
-        c = as4d(c, "c")
-        if c.shape[2] == 2:
-            c, weights = c[:, :, :1], c[:, :, 1:].to(x.dtype)
-        elif c.shape[2] != 1:
-            raise ValueError(f"c has {c.shape[2]} channels; wanted 1, or 2 (labels and weights)")
-    return pose(x, c, instance_weights=weights, all_negative_ignored=True)
+    return slope(pose(x, c, all_negative_ignored=True), x, dzdy)
 
 
 @dataclass(frozen=True)
@@ -63,10 +48,10 @@ class SoftmaxLoss(Objective):
 
     def forward(self, inputs, params, ctx):
         """See `softmaxloss`."""
-        problem = _pose(*inputs)
+        problem = pose(*inputs, all_negative_ignored=True)
         return (total(problem, inputs[0]),), problem
 
     def backward(self, call, der_outputs):
         """See `softmaxloss_backward`; labels have no derivative."""
-        problem = call.saved or _pose(*call.inputs)
+        problem = call.saved or pose(*call.inputs, all_negative_ignored=True)
         return (slope(problem, call.inputs[0], der_outputs[0]), None), ()

@@ -13,7 +13,6 @@ from matconvnet import executor
 from matconvnet.blocks._loss_kinds import KINDS
 from matconvnet.blocks.dropout import Dropout
 from matconvnet.blocks.loss import Loss, Regression
-from matconvnet.blocks.softmaxloss import SoftmaxLoss
 from matconvnet.compat.options import parse_options
 from matconvnet.errors import RecordError
 from matconvnet.executor import Record
@@ -206,14 +205,18 @@ def _labels(chain: SimpleNN, images: int) -> dict[str, Tensor]:
 
 
 def labels_from_one(layer: Layer, labels: Tensor) -> Tensor:
-    """Class labels counted from 0 (0 becomes -1, ignored); attributes and targets as they are."""
-    if isinstance(layer, SoftmaxLoss) and labels.dim() >= 3 and labels.shape[2] == 2:
-        return torch.cat((labels[:, :, :1] - 1, labels[:, :, 1:]), 2)
+    """Class labels counted from 0 (0 becomes -1, ignored); attributes and targets as they are.
+
+    Of labels in pairs of channels (class, weight) the weights stay as they are.
+    """
     if isinstance(layer, Regression) or (
         isinstance(layer, Loss) and KINDS[layer.loss.lower()].is_attribute
     ):
         return labels
-    return labels - 1
+    if labels.dim() < 3 or labels.shape[2] % 2:
+        return labels - 1
+    shifts = torch.tensor([1, 0], device=labels.device).repeat(labels.shape[2] // 2)
+    return labels - shifts.reshape(-1, *[1] * (labels.dim() - 3))
 
 
 def _output_der(dzdy: Any, record: Record, chain: SimpleNN) -> Tensor:

@@ -79,10 +79,19 @@ def _lpnorm_arguments(a: Arguments) -> None:
         a["dims"] = _axes(a["dims"], "dimensions")
 
 
-def _classes(c: Any, x: Tensor) -> Tensor:
-    """Labels 1..D, 0 = ignore, as 0..D-1, -1 = ignore."""
-    classes = as4d(x, "x").shape[2]
-    return check_labels(torch.as_tensor(c), x, 0, classes, "0 = ignore")[0] - 1
+def _classes(c: Any, x: Tensor, *, all_negative_ignored: bool = False) -> Tensor:
+    """Labels 1..D, 0 = ignore, as 0..D-1, -1 = ignore; the weights in pairs of channels stay."""
+    labels, (_, _, count, n) = torch.as_tensor(c), as4d(x, "x").shape
+    is_paired = labels.dim() > 2 and labels.shape[2] % 2 == 0 and labels.numel() != n
+    classes = labels[:, :, ::2] if is_paired else labels
+    if all_negative_ignored:
+        classes = classes.clamp(min=0)
+    classes = check_labels(classes, x, 0, count, "0 = ignore")[0] - 1
+    if not is_paired:
+        return classes
+    paired = labels.to(torch.float64, copy=True)
+    paired[:, :, ::2] = classes
+    return paired
 
 
 def _loss_arguments(a: Arguments) -> None:
@@ -94,12 +103,7 @@ def _loss_arguments(a: Arguments) -> None:
 
 
 def _softmaxloss_arguments(a: Arguments) -> None:
-    x, c = check_map(a["x"]), torch.as_tensor(a["c"])
-    if c.numel() != x.shape[3] and c.dim() > 2 and c.shape[2] == 2:
-        labels = _classes(c[:, :, :1].clamp(min=0), x)
-        a["c"] = torch.cat((labels.double(), c[:, :, 1:].double()), 2)
-    else:
-        a["c"] = _classes(c.clamp(min=0), x)
+    a["c"] = _classes(a["c"], check_map(a["x"]), all_negative_ignored=True)
 
 
 def _regions_from_one(a: Arguments) -> None:

@@ -81,9 +81,9 @@ X = torch.zeros(2, 3, 4, 5)
 @pytest.mark.parametrize(
     ("c", "error", "message"),
     [
-        (torch.zeros(2, 3, 3, 5), ValueError, "c has 3 channels; wanted 1, or 2"),
+        (torch.zeros(2, 3, 3, 5), ValueError, r"c has shape \(2, 3, 3, 5\); wanted .*pairs"),
         (torch.zeros(2, 2, 1, 5), ValueError, r"c has shape \(2, 2, 1, 5\)"),
-        (torch.zeros(1, 1, 2, 4), ValueError, r"c has shape \(1, 1, 1, 4\)"),
+        (torch.zeros(1, 1, 2, 4), ValueError, r"c has shape \(1, 1, 2, 4\)"),
         (torch.full((2, 3, 1, 5), 4), ValueError, "c holds labels between 4 and 4"),
         (torch.full((2, 3, 1, 5), 0.5), ValueError, "whole numbers"),
         (torch.tensor(1), ValueError, r"c has shape \(\)"),
@@ -100,6 +100,17 @@ def test_errors(c, error, message):
 def test_projection_is_one_number():
     with pytest.raises(ValueError, match=r"dzdy has shape \(5,\); wanted one number"):
         softmaxloss_backward(X, torch.zeros(5), torch.ones(5))
+
+
+def test_mixtures_are_those_of_loss():
+    x = randn((2, 3, 4, 5))
+    classes = torch.arange(20).reshape(1, 1, 4, 5) % 4
+    c = torch.stack((classes, classes / 7), 3).reshape(1, 1, 8, 5)
+    c[0, 0, 2, 3] = -1
+    assert softmaxloss(x, c) == loss(x, c)
+    assert torch.equal(softmaxloss_backward(x, c, 2), loss_backward(x, c, 2))
+    c[0, 0, 2, 3] = -8  # any negative class is ignored here
+    assert torch.equal(softmaxloss_backward(x, c, 2), loss_backward(x, c.clamp(min=-1), 2))
 
 
 def test_layer():

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+import matconvnet as mcn
 from matconvnet.compat import vl
+from matconvnet.compat.simplenn import labels_from_one
 from tests.helpers import randn
 
 BLOCKS = {
@@ -209,6 +211,17 @@ def test_classes_count_from_one_and_zero_is_ignored():
         )
 
 
+def test_pairs_of_channels_are_classes_from_one_and_weights():
+    x, inner = randn((2, 3, 4, 3)), block("vl_nnloss")
+    classes, weights = torch.tensor([[1, 4, 0], [2, 2, 3]]), torch.tensor([[1, 2, 1], [0.5, 1, 3]])
+    given = torch.stack((classes, weights), 1).reshape(1, 1, 4, 3).double()
+    kept = given.clone()
+    want = inner(x, torch.stack((classes - 1, weights), 1).reshape(1, 1, 4, 3))
+    for function in (vl.vl_nnloss, vl.vl_nnsoftmaxloss):
+        assert float(function(x, given.numpy())) == want.item()
+        assert torch.equal(given, kept)
+
+
 @pytest.mark.parametrize(
     ("c", "message"),
     [
@@ -227,6 +240,15 @@ def test_classes_out_of_range(c, message):
             vl.vl_nnloss(x, c, loss=kind)
     with pytest.raises(ValueError, match=message):
         vl.vl_nnloss(x, c, 1)
+
+
+@pytest.mark.parametrize("layer", [mcn.Loss(), mcn.Loss(loss="log"), mcn.SoftmaxLoss()])
+def test_labels_of_layers_too_keep_the_weights_of_pairs(layer):
+    labels = torch.tensor([[1.0, 0], [0.5, 2], [3, 2], [7, 8]])
+    for given in (labels[None, None], labels[None, None, :, :1]):
+        want = given - torch.tensor([1, 0, 1, 0])[:, None]
+        assert torch.equal(labels_from_one(layer, given), want)
+    assert torch.equal(labels_from_one(layer, labels[:, 0]), labels[:, 0] - 1)
 
 
 def test_softmaxloss_ignores_negative_labels():

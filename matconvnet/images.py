@@ -1,7 +1,10 @@
 """Pictures of any kind as H x W x C arrays: files, their conversion and resampling."""
 
 import os
-from math import ceil
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+from math import ceil, prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,32 +15,51 @@ from torch import Tensor
 from matconvnet.errors import FormatError
 from matconvnet.layout import to_numpy
 
-Method = Literal["bilinear", "bicubic"]
+Method = Literal["box", "bilinear", "bicubic", "lanczos2", "lanczos3"]
 Source = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 Box = tuple[int, int, int, int]
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601, as in rgb2gray
 GREY_MODES = {"1", "L", "LA", "La"}
 DEEP_MODES = {"I", "I;16", "I;16L", "I;16B", "I;16N"}
-KERNELS = {
-    "bilinear": (Image.Resampling.BILINEAR, 1),
-    "bicubic": (Image.Resampling.BICUBIC, 2),
-}
-"""Pillow's name of a kernel, and its half width in pixels. The cubic one has a = -1/2, as here."""
+WIDTHS: dict[str, int] = {"box": 1, "bilinear": 2, "bicubic": 4, "lanczos2": 4, "lanczos3": 6}
+"""Width of every kernel in pixels, where it does not shrink the image."""
+
+BLOCK = 6  # rows or columns that are resampled by one product of matrices
+SINGLE_THREAD = 2**18  # multiplications up to which OpenBLAS starts no threads of its own
+KEPT = 1 << 24  # bytes that a thread keeps for its next picture
 
 
-def read_image(source: Source, channels: int | None = None) -> np.ndarray:
+class Workspace(threading.local):
+    """Memory of each thread, which its next picture uses again: fresh pages cost much time."""
+
+    memory = np.empty(0, np.uint8)
+
+    def take(self, shape: Sequence[int], dtype: Any) -> np.ndarray:
+        """An unwritten array, which is overwritten once this thread takes another one."""
+        size = prod(shape) * np.dtype(dtype).itemsize
+        if size > KEPT:
+            return np.empty(shape, dtype)
+        if self.memory.size < size:
+            self.memory = np.empty(size, np.uint8)
+        return self.memory[:size].view(dtype).reshape(shape)
+
+
+_strips = Workspace()
+
+
+def read_image(source: Source, channels: int | None = None, *, upright: bool = True) -> np.ndarray:
     """Read one image.
 
         grey = 0.299 * red + 0.587 * green + 0.114 * blue
 
-    Files are turned upright as their EXIF data tell; palettes and CMYK become RGB, 16 bits become
-    8, and transparent parts become white.
+    Palettes and CMYK become RGB, 16 bits become 8, and transparent parts become white.
 
     Args:
         source: the path of a file that Pillow reads (JPEG, PNG, ...), a Pillow image, or an H x W
             or H x W x C array or tensor.
         channels: 1 for grey, 3 for colour; None for what the image has.
+        upright: turn the picture as its EXIF data tell.
 
     Returns: H x W x C, uint8 with values 0 to 255; float32 with the very values of `source`, if
         those are floats.
@@ -49,55 +71,81 @@ def read_image(source: Source, channels: int | None = None) -> np.ndarray:
         return _with_channels(_from_numbers(to_numpy(source)), channels)
     if isinstance(source, Image.Image):
         name = str(getattr(source, "filename", "")) or "the image"
-        return _with_channels(_decode(source, name), channels, name)
+        return _with_channels(_decode(source, name, upright), channels, name)
     if not isinstance(source, (str, os.PathLike)):
         raise TypeError(
             f"an image is {type(source).__name__}; wanted a path, a Pillow image, an array or a "
             "tensor"
         )
     with Path(source).open("rb") as file:  # OSError with the usual words
-        return _with_channels(_decode(file, str(source)), channels, str(source))
+        return _with_channels(_decode(file, str(source), upright), channels, str(source))
 
 
 def resize(
-    image: np.ndarray, size: tuple[int, int], box: Box | None = None, method: Method = "bicubic"
+    image: np.ndarray,
+    size: tuple[int, int],
+    box: Box | None = None,
+    method: Method = "bicubic",
+    flip: bool = False,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Resample a part of an image.
 
         out[v] = sum over k of h((u - k) / s) * image[k] / sum over k of h((u - k) / s)
         u = a * v + (a - 1) / 2 + first,  a = length / new length,  s = max(1, a)
 
-    along one axis, then along the other. h is the triangle (bilinear) or the cubic of Keys with
-    a = -1/2 (bicubic). Shrinking stretches h, which averages (antialiasing). Pixels around the part
-    are read too; beyond the image those at its edge stand for what is missing.
+    along the columns, then along the rows, with
+
+        box       h(d) = 1 for -1/2 <= d < 1/2
+        bilinear  h(d) = 1 - |d| for |d| < 1
+        bicubic   h(d) = 1.5 |d|^3 - 2.5 |d|^2 + 1 for |d| <= 1,
+                         -0.5 |d|^3 + 2.5 |d|^2 - 4 |d| + 2 for |d| <= 2
+        lanczosN  h(d) = (sin(pi d) sin(pi d / N) + 1e-5) / (pi^2 d^2 / N + 1e-5) for |d| < N
+
+    and 0 elsewhere. Shrinking stretches h, which averages (antialiasing). Pixels around the part
+    are read too; beyond the image those at its edge stand for what is missing. A part that has the
+    new size is copied.
 
     Args:
         image: H x W x C, uint8 or float32.
         size: (height, width) of the result, in pixels.
         box: (top, left, height, width) of the part, in pixels; None for the whole image.
-        method: "bilinear" or "bicubic".
+        method: the name of the kernel.
+        flip: mirror the result left to right.
+        out: where the result is written, contiguous; None for new memory.
 
-    Returns: height x width x C float32; values are not clipped, and a bicubic kernel overshoots.
+    Returns: height x width x C float32; values are not clipped, and most kernels overshoot.
+    Raises: ValueError, if there is no such method.
     Source: vl_imreadjpeg; MATLAB's imresize has the same kernels but mirrors the image at its edge.
     """
+    if method not in WIDTHS:
+        raise ValueError(f"method is {method!r}; wanted one of {', '.join(WIDTHS)}")
     top, left, height, width = box or (0, 0, *image.shape[:2])
+    channels = image.shape[2]
+    if out is None:
+        out = np.empty((*size, channels), np.float32)
     if (height, width) == tuple(size):
-        return image[top : top + height, left : left + width].astype(np.float32)
-    kernel, half_width = KERNELS[method]
-    sides = ((top, height, size[0]), (left, width, size[1]))
-    margins = [ceil(half_width * max(1.0, old / new)) + 1 for _, old, new in sides]
-    ends = [(first - m, first + old + m) for (first, old, _), m in zip(sides, margins, strict=True)]
-    inside = tuple(slice(max(start, 0), stop) for start, stop in ends)
-    beyond = [
-        (max(-start, 0), max(stop - limit, 0))
-        for (start, stop), limit in zip(ends, image.shape[:2], strict=True)
-    ]
-    part = np.pad(image[inside], [*beyond, (0, 0)], mode="edge")
-    inner = (margins[1], margins[0], margins[1] + width, margins[0] + height)
-    out = np.empty((*size, image.shape[2]), np.float32)
-    for c in range(image.shape[2]):
-        plane = Image.fromarray(part[..., c].astype(np.float32))  # mode "F", and stays so
-        out[..., c] = np.asarray(plane.resize((size[1], size[0]), kernel, inner))
+        part = image[top : top + height, left : left + width]
+        if not flip:
+            out[:] = part
+            return out
+        for c in range(channels):  # apart, since NumPy is slow where the innermost axis is short
+            out[:, :, c] = part[:, ::-1, c]
+        return out
+    rows, down = _bands(image.shape[0], top, height, size[0], method)
+    columns, across = _bands(image.shape[1], left, width, size[1], method, flip, channels)
+    first, last = min(columns), max(columns) + across.shape[1] // channels
+    strip = _strips.take((size[0], (last - first) * channels), np.float32)
+    for block, start in enumerate(rows):
+        done = strip[block * BLOCK : (block + 1) * BLOCK]
+        part = image[start : start + down.shape[1], first:last].astype(np.float32)
+        _product(down[block, :, : len(done)].T, part.reshape(len(part), -1), done)
+    flat = out.reshape(size[0], -1)
+    step, span = BLOCK * channels, across.shape[1]
+    for block, start in enumerate(columns):
+        done = flat[:, block * step : (block + 1) * step]
+        start = (start - first) * channels
+        _product(strip[:, start : start + span], across[block, :, : done.shape[1]], done)
     return out
 
 
@@ -110,6 +158,78 @@ def write_png(path: str | os.PathLike[str], image: np.ndarray) -> None:
         raise ValueError(f"the image has {image.shape[2]} channels; wanted 1 or 3")
     pixels = image.round().clip(0, 255).astype(np.uint8)
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(path, "PNG")
+
+
+def _kernel(method: Method, d: np.ndarray) -> np.ndarray:
+    """h(d), as in `resize`."""
+    if method == "box":
+        return ((d >= -0.5) & (d < 0.5)).astype(np.float64)
+    distance = np.abs(d)
+    if method == "bilinear":
+        return np.maximum(1 - distance, 0)
+    if method == "bicubic":
+        near = (1.5 * distance - 2.5) * distance**2 + 1
+        far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+        return np.where(distance <= 1, near, np.where(distance <= 2, far, 0))
+    n = WIDTHS[method] // 2
+    ripple = np.sin(np.pi * d) * np.sin(np.pi * d / n) + 1e-5
+    return np.where(distance < n, ripple / ((np.pi * d) ** 2 / n + 1e-5), 0)
+
+
+@lru_cache(maxsize=64)
+def _bands(
+    limit: int,
+    first: int,
+    length: int,
+    new: int,
+    method: Method,
+    flip: bool = False,
+    channels: int = 1,
+) -> tuple[list[int], np.ndarray]:
+    """Resampling of `length` of `limit` pixels, from `first` on, to `new` ones.
+
+    It is the product with a matrix, whose columns belong to new pixels; BLOCK of them read few of
+    the old ones, and just that band of the matrix is made.
+
+    Returns: for every block the first pixel that it reads; weights float32, blocks x (pixels read
+        by a block * channels) x (BLOCK * channels), for interleaved channels.
+    """
+    a = length / new
+    s = max(1.0, a)
+    half = WIDTHS[method] * s / 2
+    number = np.minimum(np.arange(-(-new // BLOCK) * BLOCK), new - 1)  # the last one fills up
+    if flip:
+        number = new - 1 - number
+    u = a * number + (a - 1) / 2 + first
+    taps = np.ceil(u - half).astype(int)[:, None] + np.arange(ceil(2 * half) + 1)
+    weights = _kernel(method, (u[:, None] - taps) / s)
+    weights /= weights.sum(axis=1, keepdims=True)
+    taps = taps.clip(0, limit - 1).reshape(-1, BLOCK, taps.shape[1])
+    starts = taps.min(axis=(1, 2))
+    span = int((taps.max(axis=(1, 2)) - starts).max()) + 1
+    starts = np.minimum(starts, limit - span)
+    size = len(starts), span, BLOCK
+    block, column = np.ogrid[: size[0], :BLOCK, :1][:2]
+    places = (block * span + taps - starts[:, None, None]) * BLOCK + column
+    sums = np.bincount(places.ravel(), weights.ravel(), size[0] * span * BLOCK).reshape(size)
+    bands = np.zeros((len(starts), span, channels, BLOCK, channels), np.float32)
+    for c in range(channels):
+        bands[:, :, c, :, c] = sums
+    return starts.tolist(), bands.reshape(len(starts), span * channels, BLOCK * channels)
+
+
+def _product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
+    """Multiply a and b, in steps so small that no threads are started for them."""
+    rows, inner = a.shape
+    columns = b.shape[1]
+    if columns > rows:
+        step = max(SINGLE_THREAD // (rows * inner), 1)
+        for i in range(0, columns, step):
+            np.matmul(a, b[:, i : i + step], out=out[:, i : i + step])
+    else:
+        step = max(SINGLE_THREAD // (columns * inner), 1)
+        for i in range(0, rows, step):
+            np.matmul(a[i : i + step], b, out=out[i : i + step])
 
 
 def _from_numbers(array: np.ndarray) -> np.ndarray:
@@ -128,11 +248,11 @@ def _from_numbers(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _decode(source: Any, name: str) -> np.ndarray:
+def _decode(source: Any, name: str, upright: bool) -> np.ndarray:
     """The pixels of a file or of a Pillow image."""
     try:
         image = source if isinstance(source, Image.Image) else Image.open(source)
-        return _pixels(ImageOps.exif_transpose(image))
+        return _pixels(ImageOps.exif_transpose(image) if upright else image)
     except Exception as error:  # Pillow's readers raise whatever their parsing stumbles over
         raise FormatError(f"{name} cannot be read as an image: {error}") from error
 

@@ -15,6 +15,7 @@ from tests.tolerances import REFERENCE
 
 TOLERANCE = REFERENCE[torch.float32]
 ORIENTATION = 0x0112  # the EXIF tag
+METHODS = ["box", "bilinear", "bicubic", "lanczos2", "lanczos3"]
 
 
 def random_image(shape, seed=0):
@@ -138,6 +139,7 @@ def test_photographs_are_turned_upright(tmp_path):
     exif[ORIENTATION] = 6  # the top of the scene is on the right
     path = save(tmp_path / "phone.png", wide, exif=exif)
     assert np.array_equal(read_image(path), np.rot90(wide, -1))
+    assert np.array_equal(read_image(path, upright=False), wide)
 
 
 def test_damaged_files_are_named(tmp_path, colour):
@@ -182,8 +184,8 @@ def test_wrong_types():
         read_image([1, 2])
 
 
-@given(st.data(), st.sampled_from(["bilinear", "bicubic"]), seeds)
-def test_resize(data, method, seed):
+@given(st.data(), st.sampled_from(METHODS), seeds, st.booleans())
+def test_resize(data, method, seed, flip):
     lengths = st.integers(1, 20)
     shape = data.draw(st.tuples(lengths, lengths))
     part = tuple(data.draw(st.integers(1, length)) for length in shape)
@@ -192,17 +194,36 @@ def test_resize(data, method, seed):
     )
     size = data.draw(st.tuples(lengths, lengths))
     image = random_image((*shape, 2), seed)
-    got = resize(image, size, (*corner, *part), method)
+    got = resize(image, size, (*corner, *part), method, flip)
     assert got.dtype == np.float32
-    want = image if part == size else None
-    if want is None:
-        want = naive_resize(image, size, (*corner, *part), method)
+    if part == size:
+        rows, columns = (slice(c, c + p) for c, p in zip(corner, part, strict=True))
+        assert np.array_equal(got, image[rows, columns][:, :: -1 if flip else 1])
     else:
-        want = image[corner[0] : corner[0] + part[0], corner[1] : corner[1] + part[1]]
-    assert_close(got, want.astype(float), TOLERANCE)
+        want = naive_resize(image, size, (*corner, *part), method, flip)
+        assert_close(got, want, TOLERANCE)
 
 
-@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("method", METHODS)
+def test_large_images_are_resampled_in_steps(method):
+    image = random_image((300, 400, 3))
+    got = resize(image, (130, 9), (5, 7, 290, 380), method)
+    assert_close(got, naive_resize(image, (130, 9), (5, 7, 290, 380), method), TOLERANCE)
+
+
+def test_the_result_is_written_where_it_is_wanted():
+    image, memory = random_image((9, 11, 3)), np.zeros((2, 4, 5, 3), np.float32)
+    assert resize(image, (4, 5), out=memory[1]) is not None
+    assert np.array_equal(memory[1], resize(image, (4, 5)))
+    assert not memory[0].any()
+
+
+def test_unknown_methods_are_refused():
+    with pytest.raises(ValueError, match="method is 'cubic'; wanted one of box, bilinear"):
+        resize(random_image((5, 5, 1)), (3, 3), method="cubic")
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("size", [(3, 3), (5, 5), (40, 7), (1, 1)])
 def test_a_constant_image_stays_constant(method, size):
     image = np.full((15, 15, 3), 100, np.uint8)

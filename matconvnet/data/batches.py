@@ -57,7 +57,7 @@ def batch_indices(
     if isinstance(count_or_indices, int | np.integer):
         indices = np.arange(count_or_indices)
     else:
-        indices = _index_vector(count_or_indices)
+        indices = index_vector(count_or_indices)
 
     def cut(first: int) -> Batch:
         batch = indices[first : first + batch_size]
@@ -78,21 +78,33 @@ def get_batch(imdb: Imdb, indices: Sequence[int] | np.ndarray) -> tuple[Tensor, 
         indices: B integers from 0 to N-1, in any order, repeated or not.
     Returns: x, H x W x C x B float32, and c, B int64 labels, on the CPU; the memory order of x is
         B, H, W, C.
-    Raises: TypeError, if `indices` is not a vector of integers; ValueError, if one is out of range.
+    Raises: TypeError, if `imdb` is a list of files or `indices` is not a vector of integers;
+        ValueError, if an index is out of range.
     Source: getBatch of cnn_mnist.m.
     """
-    rows = _index_vector(indices)
-    count = imdb.labels.size
-    if rows.size and not 0 <= rows.min() <= rows.max() < count:
-        raise ValueError(f"indices span {rows.min()} to {rows.max()}; wanted 0 to {count - 1}")
-    images = imdb.images.transpose(3, 0, 1, 2)[rows]  # N H W C; a copy, row by row
-    x = channels_last(torch.from_numpy(images.transpose(1, 2, 3, 0)).float())
-    if imdb.mean is not None:
-        x -= to_tensor(imdb.mean)[..., None]
+    if not isinstance(imdb, Imdb):
+        raise TypeError(
+            f"imdb is {type(imdb).__name__}; wanted an Imdb (files are read by "
+            "Pipeline(FileSource(...)))"
+        )
+    rows = index_vector(indices, len(imdb))
+    x = float_batch(imdb.images.transpose(3, 0, 1, 2)[rows], imdb.mean)  # N H W C; a copy
     return x, torch.from_numpy(imdb.labels[rows])
 
 
-def _index_vector(indices: Sequence[int] | np.ndarray) -> np.ndarray:
+def float_batch(rows: np.ndarray, mean: np.ndarray | None) -> Tensor:
+    """B x H x W x C images, less the mean of the database, as an H x W x C x B float32 map."""
+    x = channels_last(torch.from_numpy(rows.transpose(1, 2, 3, 0)).float())
+    if mean is not None:
+        x -= to_tensor(mean)[..., None]
+    return x
+
+
+def index_vector(indices: Sequence[int] | np.ndarray, count: int | None = None) -> np.ndarray:
+    """Indices as a vector of integers; ValueError unless all are below `count`, if that is given.
+
+    Raises: TypeError, if they are not a vector of integers.
+    """
     vector = np.asarray(indices)
     if vector.size == 0:
         vector = vector.astype(np.int64)  # NumPy takes an empty list for floats
@@ -100,4 +112,6 @@ def _index_vector(indices: Sequence[int] | np.ndarray) -> np.ndarray:
         raise TypeError(
             f"indices are {vector.dtype} of shape {vector.shape}; wanted a vector of integers"
         )
+    if count is not None and vector.size and not 0 <= vector.min() <= vector.max() < count:
+        raise ValueError(f"indices span {vector.min()} to {vector.max()}; wanted 0 to {count - 1}")
     return vector

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -20,6 +21,7 @@ MNIST_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
+NPZ_ARRAYS = ("images", "labels", "set", "classes")
 MEAN_BLOCK = 1024  # images cast to float64 at a time
 
 
@@ -47,11 +49,13 @@ class Imdb:
 
     def __post_init__(self):
         _check_images(self.images)
-        count = self.images.shape[3]
-        _check_codes("labels", self.labels, count, -1, len(self.classes) - 1)
-        _check_codes("set", self.set, count, TRAIN, TEST)
+        check_codes("labels", self.labels, len(self), -1, len(self.classes) - 1)
+        check_codes("set", self.set, len(self), TRAIN, TEST)
         if self.mean is not None:
             _check_mean(self.mean, self.images.shape[:3])
+
+    def __len__(self) -> int:
+        return self.images.shape[3]
 
     @classmethod
     def from_arrays(
@@ -134,6 +138,38 @@ def load_digits() -> Imdb:
         return load_mnist(folder)
 
 
+def load_npz(path: str | os.PathLike[str]) -> Imdb:
+    """Load a database from the arrays in a file of NumPy.
+
+    Args:
+        path: an .npz file with the arrays `images`, `labels`, and if there are any `set` and
+            `classes`, all as `Imdb.from_arrays` takes them.
+    Returns: the database.
+    Raises: FormatError (a ValueError), if the file is none of NumPy, or an array is missing or is
+        not what `Imdb` wants; OSError.
+    """
+    with open(path, "rb") as file:
+        try:
+            arrays = np.load(file, allow_pickle=False)
+            names = [] if isinstance(arrays, np.ndarray) else arrays.files
+            found = {name: arrays[name] for name in NPZ_ARRAYS if name in names}
+        except (ValueError, EOFError, BadZipFile) as error:
+            raise FormatError(f"{path}: cannot be read as arrays of NumPy: {error}") from error
+    if "images" not in found or "labels" not in found:
+        raise FormatError(f"{path}: wanted the arrays images and labels; found {', '.join(names)}")
+    shape, count = found["images"].shape, found["labels"].size
+    if len(shape) == 4 and shape[0] == count != shape[3]:
+        raise FormatError(
+            f"{path}: images have shape {shape}, with the {count} images first; wanted "
+            "H x W x C x N: images.transpose(1, 2, 3, 0)"
+        )
+    classes = found.pop("classes", None)
+    try:
+        return Imdb.from_arrays(**found, classes=None if classes is None else classes.tolist())
+    except (ValueError, TypeError) as error:
+        raise FormatError(f"{path}: {error}") from error
+
+
 def _find(folder: Path, name: str) -> Path | None:
     candidates = (folder / name, folder / f"{name}.gz")
     return next((path for path in candidates if path.is_file()), None)
@@ -163,7 +199,8 @@ def _check_images(images: np.ndarray) -> None:
         raise ValueError(f"images have shape {images.shape}; wanted H x W x C x N")
 
 
-def _check_codes(name: str, codes: np.ndarray, count: int, low: int, high: int) -> None:
+def check_codes(name: str, codes: np.ndarray, count: int, low: int, high: int) -> None:
+    """Raise TypeError or ValueError unless `codes` are `count` int64 from `low` to `high`."""
     if codes.dtype != np.int64:
         raise TypeError(f"{name} must be int64, found {codes.dtype}")
     if codes.shape != (count,):

@@ -168,7 +168,8 @@ def _method(fields: Mapping[str, Any]) -> Method:
         if method == str(value).lower():
             return method
     raise FormatError(
-        f"meta.normalization.interpolation is {value!r}; wanted 'bilinear' or 'bicubic'"
+        f"meta.normalization.interpolation is {value!r}; wanted one of "
+        f"{', '.join(get_args(Method))}"
     )
 
 

@@ -1,6 +1,7 @@
 """batch_indices and get_batch: who gets which images, and the tensors made of them."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from matconvnet.data.batches import batch_indices, get_batch
 from matconvnet.data.imdb import Imdb
+from matconvnet.data.lists import ImageList
 
 H, W, C, N = 3, 4, 2, 7
 
@@ -162,3 +164,9 @@ def test_indices_out_of_range(imdb, indices):
 def test_indices_of_another_kind(imdb, indices):
     with pytest.raises(TypeError, match="wanted a vector of integers"):
         get_batch(imdb, indices)
+
+
+def test_get_batch_is_for_images_in_memory():
+    files = ImageList(Path(), ("a.jpg",), np.zeros(1, int), np.ones(1, int), ("a",))
+    with pytest.raises(TypeError, match=r"imdb is ImageList; wanted an Imdb .*FileSource"):
+        get_batch(files, [0])  # pyright: ignore[reportArgumentType]

@@ -53,6 +53,11 @@ def test_from_arrays_keeps_the_values_in_the_order_of_batches(images, dtype):
     assert imdb.classes == ("a", "b", "c")
 
 
+def test_a_database_counts_its_images(images):
+    assert len(Imdb.from_arrays(images, [0] * N)) == N
+    assert len(Imdb.from_arrays(images[..., :0], np.zeros(0, int))) == 0
+
+
 def test_from_arrays_copies_only_if_it_must(images):
     rows = np.ascontiguousarray(images.transpose(3, 0, 1, 2))
     imdb = Imdb.from_arrays(rows.transpose(1, 2, 3, 0), np.zeros(N, int))

@@ -116,7 +116,7 @@ def test_the_mean_of_the_oldest_files():
             {"averageImage": COLOUR, "imageSize": [5, 5, 4]},
             "averageImage has 3 channels; wanted 1 or .* 4",
         ),
-        ({"interpolation": "cubic"}, "interpolation is 'cubic'; wanted 'bilinear'"),
+        ({"interpolation": "cubic"}, "interpolation is 'cubic'; wanted one of box"),
         ({"cropSize": [227, 227]}, r"cropSize is \[227.0, 227.0\]; wanted parts of 1"),
         ({"cropSize": "all"}, "cropSize is 'all'; wanted numbers"),
     ],

@@ -48,7 +48,7 @@ def load_mat(path: str | Path, *, budget: int | None = None) -> Network | Struct
     if found is None:
         return variables
     name, struct = found
-    net = _read(struct, path)
+    net = read_network(struct, path)
     if name is not None:
         net.beside = Struct({k: v for k, v in variables.items() if k != name})
     return net
@@ -99,7 +99,7 @@ def _is_list(value: Any) -> bool:
 def _rename(struct: Struct) -> None:
     """Give the objects of a DagNN names that MATLAB can make fields of."""
     for key, users in (("vars", ("inputs", "outputs")), ("params", ("params",)), ("layers", ())):
-        names = _identifiers([item["name"] for item in struct[key]])
+        names = identifiers([item["name"] for item in struct[key]])
         for item in struct[key]:
             item["name"] = names[item["name"]]
         for layer in struct["layers"]:
@@ -107,7 +107,7 @@ def _rename(struct: Struct) -> None:
                 layer[user] = Cell(names[name] for name in layer[user])
 
 
-def _identifiers(names: list[str]) -> dict[str, str]:
+def identifiers(names: list[str]) -> dict[str, str]:
     """For every name a MATLAB identifier of its own; the same, if it is one."""
     taken = {name for name in names if IDENTIFIER.fullmatch(name)}
     found = {name: name for name in taken}
@@ -156,7 +156,13 @@ def _kind(value: Any) -> str:
     return type(value).__name__ if not shape else f"{' x '.join(map(str, shape))} array"
 
 
-def _read(struct: Mapping[str, Any], path: str | Path) -> Network:
+def read_network(struct: Mapping[str, Any], path: str | Path) -> Network:
+    """The network of a struct that `read_mat` read; `path` names the file in errors.
+
+    The struct is spent: filters are put in order in its memory.
+
+    Raises: FormatError, naming the file, if the struct is no network.
+    """
     try:
         if isinstance(struct["layers"], Cell):
             layers = [_lean_layer(layer) for layer in struct["layers"]]

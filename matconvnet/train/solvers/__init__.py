@@ -9,11 +9,12 @@ tensor, or a dict of tensors and numbers.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from matconvnet.train.solvers.adadelta import adadelta
-from matconvnet.train.solvers.adagrad import adagrad
-from matconvnet.train.solvers.adam import adam, adamw
-from matconvnet.train.solvers.rmsprop import rmsprop
-from matconvnet.train.solvers.sgd import sgd
+from matconvnet.train.solvers._steps import Many
+from matconvnet.train.solvers.adadelta import adadelta, adadelta_many
+from matconvnet.train.solvers.adagrad import adagrad, adagrad_many
+from matconvnet.train.solvers.adam import adam, adam_many, adamw, adamw_many
+from matconvnet.train.solvers.rmsprop import rmsprop, rmsprop_many
+from matconvnet.train.solvers.sgd import sgd, sgd_many
 
 Solver = Callable[..., Any]
 
@@ -27,8 +28,15 @@ SOLVERS: dict[str, Solver] = {
 }
 """Solvers by name."""
 
-DECOUPLED: tuple[Solver, ...] = (adamw,)
-"""Solvers whose weight decay shrinks the parameter, w = (1 - lr * decay) * w, before the step."""
+SOLVERS_MANY: dict[Solver, Many] = {
+    sgd: sgd_many,
+    adadelta: adadelta_many,
+    adagrad: adagrad_many,
+    adam: adam_many,
+    adamw: adamw_many,
+    rmsprop: rmsprop_many,
+}
+"""The steps of many parameters at once, which equal those of one up to rounding."""
 
 
 def find_solver(

@@ -1,9 +1,11 @@
 """AdaGrad: the rate of every number falls with the squares of its past derivatives."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+
+from matconvnet.train.solvers._steps import add_decay, kernels, memory, pieces, step_one
 
 
 def adagrad(
@@ -32,6 +34,25 @@ def adagrad(
     """
     if value is None or der is None:
         return {"epsilon": 1e-10, "rho": 1.0}
-    epsilon, rho = (options or adagrad())["epsilon"], (options or adagrad())["rho"]
-    state = rho * state + der**2
-    return value - lr * der / (state.sqrt() + epsilon), state
+    return step_one(adagrad_many, value, state, der, options or adagrad(), lr)
+
+
+def adagrad_many(
+    values: Sequence[Tensor],
+    states: Sequence[Any],
+    ders: Sequence[Tensor],
+    options: Mapping[str, Any],
+    lr: float,
+    decay: float,
+) -> list[Any]:
+    """`adagrad` of many parameters, in place; see `Many`."""
+    epsilon, rho = options["epsilon"], options["rho"]
+    squares = [memory(state, value) for state, value in zip(states, values, strict=True)]
+    for w, g, square in pieces(values, ders, squares):
+        add_decay(w, g, decay)
+        kernels._foreach_mul_(square, rho)
+        kernels._foreach_addcmul_(square, g, g)
+        root = kernels._foreach_sqrt(square)
+        kernels._foreach_add_(root, epsilon)
+        kernels._foreach_addcdiv_(w, g, root, -lr)
+    return squares

@@ -1,9 +1,11 @@
 """RMSProp: the rate of every number is divided by the recent size of its derivative."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+
+from matconvnet.train.solvers._steps import add_decay, kernels, memory, pieces, step_one
 
 
 def rmsprop(
@@ -30,6 +32,25 @@ def rmsprop(
     """
     if value is None or der is None:
         return {"epsilon": 1e-8, "rho": 0.99}
-    epsilon, rho = (options or rmsprop())["epsilon"], (options or rmsprop())["rho"]
-    state = rho * state + (1 - rho) * der**2
-    return value - lr * der / (state.sqrt() + epsilon), state
+    return step_one(rmsprop_many, value, state, der, options or rmsprop(), lr)
+
+
+def rmsprop_many(
+    values: Sequence[Tensor],
+    states: Sequence[Any],
+    ders: Sequence[Tensor],
+    options: Mapping[str, Any],
+    lr: float,
+    decay: float,
+) -> list[Any]:
+    """`rmsprop` of many parameters, in place; see `Many`."""
+    epsilon, rho = options["epsilon"], options["rho"]
+    squares = [memory(state, value) for state, value in zip(states, values, strict=True)]
+    for w, g, square in pieces(values, ders, squares):
+        add_decay(w, g, decay)
+        kernels._foreach_mul_(square, rho)
+        kernels._foreach_addcmul_(square, g, g, 1 - rho)
+        root = kernels._foreach_sqrt(square)
+        kernels._foreach_add_(root, epsilon)
+        kernels._foreach_addcdiv_(w, g, root, -lr)
+    return squares

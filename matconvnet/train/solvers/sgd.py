@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-aten: Any = torch.ops.aten
+from matconvnet.train.solvers._steps import FUSED_TYPES, add_decay, aten, flat, kernels, memory
 
 
 def sgd(
@@ -67,16 +66,34 @@ def sgd_fused(
     # then w = w - lr * buf; hence the turned signs of decay and rate. It copies what is not
     # contiguous, hence the flat views.
     aten._fused_sgd_(
-        [_flat(t) for t in values], [_flat(t) for t in ders], [_flat(t) for t in states],
+        [flat(t) for t in values], [flat(t) for t in ders], [flat(t) for t in states],
         weight_decay=-weight_decay, momentum=momentum, lr=-lr, dampening=0.0,
         nesterov=nesterov_update, maximize=True, is_first_step=False,
     )  # fmt: skip
 
 
-def _flat(t: Tensor) -> Tensor:
-    """The memory of a dense tensor in its own order."""
-    return t.as_strided((t.numel(),), (1,))
-
-
-FUSED_TYPES = (torch.float32, torch.float64)
-"""What `sgd_fused` takes; torch's CPU kernel is wrong for half types (seen in torch 2.13)."""
+def sgd_many(
+    values: Sequence[Tensor],
+    states: Sequence[Any],
+    ders: Sequence[Tensor],
+    options: Mapping[str, Any],
+    lr: float,
+    decay: float,
+) -> list[Any]:
+    """`sgd` of many parameters, in place; see `Many`. Equal to `sgd` up to rounding."""
+    momentum, nesterov = options["momentum"], options["nesterov_update"]
+    values, ders = list(values), list(ders)
+    velocities = [memory(state, value) for state, value in zip(states, values, strict=True)]
+    if momentum > 0 and values[0].dtype in FUSED_TYPES:
+        sgd_fused(
+            values, velocities, ders,
+            momentum=momentum, nesterov_update=nesterov, lr=lr, weight_decay=decay,
+        )  # fmt: skip
+        return velocities
+    add_decay(values, ders, decay)
+    kernels._foreach_mul_(velocities, momentum)
+    kernels._foreach_sub_(velocities, ders)
+    kernels._foreach_add_(values, velocities, alpha=momentum * lr if nesterov else lr)
+    if nesterov:
+        kernels._foreach_sub_(values, ders, alpha=lr)
+    return velocities

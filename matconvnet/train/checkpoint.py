@@ -1,105 +1,85 @@
-"""Checkpoints: everything that training needs to go on as if it had not been interrupted."""
+"""A checkpoint: everything that training needs to go on as if it had not been interrupted."""
 
-import re
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from torch import Tensor
 
-from matconvnet.errors import FormatError
-from matconvnet.files import write_atomic
 from matconvnet.interop.safetensors import read_file, save_network
-from matconvnet.nets.simplenn import SimpleNN
+from matconvnet.nets.network import Network
+from matconvnet.train.mat_checkpoint import load_mat_checkpoint, save_mat_checkpoint
 from matconvnet.train.meters import Stats
-
-PATTERN = re.compile(r"net-epoch-(\d+)\.safetensors")
 
 
 class Checkpoint(NamedTuple):
-    """The state of training after an epoch.
+    """The state of training at the end of an epoch, or within it.
 
-    solver_state: by parameter; stats: all epochs' statistics, by phase; learning_rates: of all
-    epochs; options: those of the run that wrote it, for the reader.
+    epoch: counted from 1. step: updates done within the epoch; None: it is complete. net: with the
+    averaged parameters, if there is an average. solver_state: by parameter. stats: of all complete
+    epochs, by phase. notes: what else was noted of them. learning_rates: theirs. rates: that
+    `post_epoch_fn` gave in place of the option. average: the state of the moving average, and
+    `parameters`, those that are trained. progress: of the pass over the training images, see
+    `Pass.state`. generators: the random numbers of each worker. options: of the run that wrote it,
+    for the reader.
     """
 
     epoch: int
-    net: SimpleNN
+    net: Network
     solver_state: dict[str, Any]
     stats: dict[str, list[Stats]]
     learning_rates: list[float]
-    options: dict[str, Any]
+    options: dict[str, Any] = {}  # noqa: RUF012
+    step: int | None = None
+    notes: list[dict[str, Any]] = []  # noqa: RUF012
+    rates: list[float] | None = None
+    average: dict[str, Any] | None = None
+    progress: dict[str, Any] | None = None
+    generators: list[dict[str, Any]] | None = None
 
 
-def checkpoint_path(folder: Path, epoch: int) -> Path:
-    """The file of the checkpoint of an epoch, counted from 1."""
-    return folder / f"net-epoch-{epoch}.safetensors"
-
-
-def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint, atomically; return its path."""
-    path = checkpoint_path(folder, checkpoint.epoch)
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, atomically, in the format that the name of the file tells."""
+    if path.suffix == ".mat":
+        _, net, state, stats, rates, *_ = checkpoint
+        save_mat_checkpoint(path, net, state, stats, rates)
+        return
     content = checkpoint._asdict()
     del content["net"]
     save_network(checkpoint.net, path, extra_meta=content)
-    return path
 
 
-def last_checkpoint(folder: Path) -> Checkpoint | None:
-    """Read the checkpoint of the last epoch in `folder`; None, if there is none.
+def load(path: Path, net: Network) -> Checkpoint:
+    """Read a checkpoint.
 
-    A file that cannot be read is passed over, with a warning, for the one before.
+    net: the network in training; the original's files name the state of solvers by its parameters.
+
+    Raises: OSError; FormatError (a ValueError), TypeError, if it is none or is damaged.
     """
-    found = {}
-    for path in folder.iterdir():
-        match = PATTERN.fullmatch(path.name)
-        if match:
-            found[int(match[1])] = path
-    for epoch in sorted(found, reverse=True):
-        try:
-            net, extra = read_file(found[epoch])
-            return Checkpoint(net=cast(SimpleNN, net), **extra)
-        except (OSError, FormatError, TypeError) as error:
-            warnings.warn(
-                f"cannot resume from {found[epoch]}, trying the one before: {error}", stacklevel=2
-            )
-    return None
+    if path.suffix == ".mat":
+        return Checkpoint(**load_mat_checkpoint(path, net)._asdict())
+    found, extra = read_file(path)
+    return Checkpoint(net=found, **extra)
 
 
-def check_folder(folder: Path) -> None:
-    """Make `folder`, and make sure before the work that its results can be written.
-
-    Raises: OSError, naming exp_dir and what is wrong with it.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".probe"
-        write_atomic(probe, lambda path: path.write_bytes(b""))
-        probe.unlink()
-    except OSError as error:
-        raise type(error)(
-            error.errno, f"exp_dir {str(folder)!r} cannot be written: {error.strerror}"
-        ) from error
-
-
-def restore(net: SimpleNN, checkpoint: Checkpoint) -> None:
+def restore(net: Network, checkpoint: Checkpoint) -> None:
     """Copy the parameters of a checkpoint into `net`.
 
     Raises: ValueError, if they are not those of `net`.
     """
-    new, old = net.values(), checkpoint.net.values()
-    found, wanted = ({n: _kind(v) for n, v in values.items()} for values in (old, new))
+    new, old = checkpoint.net.values(), net.values()
+    found, wanted = ({n: _kind(v) for n, v in values.items()} for values in (new, old))
     if found != wanted:
-        name = next(n for n in [*new, *old] if found.get(n) != wanted.get(n))
+        name = next(n for n in [*old, *new] if found.get(n) != wanted.get(n))
         raise ValueError(
             f"the checkpoint of epoch {checkpoint.epoch} in exp_dir is of another network: "
             f"parameter {name!r} is {found.get(name, 'absent')} there and "
             f"{wanted.get(name, 'absent')} here; "
             "give another exp_dir, or resume=False"
         )
-    for name, value in old.items():
+    trained = (checkpoint.average or {}).get("parameters", {})
+    for name, value in new.items():
         if value is not None:
-            cast(Tensor, new[name]).copy_(value)
+            cast(Tensor, old[name]).copy_(trained.get(name, value))
 
 
 def _kind(value: Tensor | None) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 from matconvnet.blocks.conv import Conv
 from matconvnet.blocks.convt import ConvTranspose
 from matconvnet.executor import Record
-from matconvnet.nets.simplenn import SimpleNN
+from matconvnet.nets.network import Network
 
 KINDS = (Conv, ConvTranspose)
 PARTS = ("filters", "biases")
@@ -32,13 +32,13 @@ class Diagnostics:
     power: list[float] = field(default_factory=list)
 
 
-def outputs(net: SimpleNN) -> list[str]:
+def outputs(net: Network) -> list[str]:
     """The variables that `diagnose` reads."""
-    return [f"x{i}" for i, link in enumerate(net.layers, 1) if isinstance(link.layer, KINDS)]
+    return [node.outputs[0] for node in net.graph.nodes if isinstance(node.layer, KINDS)]
 
 
 def diagnose(
-    net: SimpleNN, record: Record, state: Mapping[str, Any], learning_rate: float
+    net: Network, record: Record, state: Mapping[str, Any], learning_rate: float
 ) -> Diagnostics:
     """Measure the update that followed the evaluation `record`.
 
@@ -51,18 +51,18 @@ def diagnose(
     Source: accumulateGradients of cnn_train.m, option plotDiagnostics.
     """
     out = Diagnostics()
-    for i, link in enumerate(net.layers, 1):
-        if not isinstance(link.layer, KINDS):
+    for node in net.graph.nodes:
+        if not isinstance(node.layer, KINDS):
             continue
-        power = float(record.values[f"x{i}"].square().mean())
-        out.power_labels.append(link.name)
+        power = float(record.values[node.outputs[0]].square().mean())
+        out.power_labels.append(node.name)
         out.power.append(power)
-        for part, param in zip(PARTS, link.params, strict=False):
-            momentum = state.get(param.name)
+        for part, name in zip(PARTS, node.params, strict=False):
+            momentum, param = state.get(name), net.params[name]
             if not isinstance(momentum, Tensor) or param.value is None:
                 continue
             base = float(param.value.square().mean()) if part == "filters" else power**0.5
             step = learning_rate * param.learning_rate * float(momentum.abs().mean())
-            out.labels.append(f"{link.name}_{part}")
+            out.labels.append(f"{node.name}_{part}")
             out.variation.append(step / base if base else float("inf"))
     return out

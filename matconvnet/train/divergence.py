@@ -1,14 +1,14 @@
 """Where a number that is not finite came from: the first layer that made it."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from matconvnet.nets.simplenn import SimpleNN
+from matconvnet.nets.network import Network
 
 
 class Part(NamedTuple):
@@ -22,14 +22,25 @@ class Part(NamedTuple):
     generator: torch.Generator
 
 
-def explain(net: SimpleNN, parts: Sequence[Part], *, training: bool, depth: int | None) -> str:
+NO_LAYER = "no single layer made it: a sum over the batch exceeds the range of its type"
+
+
+def explain(
+    net: Network,
+    parts: Sequence[Part],
+    ders: Mapping[str, float] | None,
+    *,
+    depth: int | None = None,
+) -> str | None:
     """Say what first was not finite: a parameter, an image, or what a layer made of them.
 
     Args:
         net: the network as it was when `parts` were evaluated.
         parts: sub-batches of one batch.
-        training: they were differentiated, in training mode.
+        ders: the output derivatives, if they were differentiated, in training mode; else None.
         depth: how many layers were differentiated, from the last; None: all.
+
+    Returns: None, if everything is finite.
     """
     for node in net.graph.nodes:
         for name in node.params:
@@ -43,8 +54,9 @@ def explain(net: SimpleNN, parts: Sequence[Part], *, training: bool, depth: int 
         generator = part.generator.clone_state()
         record = net.eval(
             part.inputs,
-            {net.output: 1} if training else None,
-            mode="normal" if training else "test",
+            ders,
+            mode="test" if ders is None else "normal",
+            conserve_memory=False,
             generator=generator,
             depth=depth,
             wanted_inputs=(),
@@ -57,7 +69,7 @@ def explain(net: SimpleNN, parts: Sequence[Part], *, training: bool, depth: int 
             ders_made += [record.param_ders.get(p) for p in node.params]
             if not all(_finite(der) for der in ders_made):
                 return f"the derivative of layer {node.name!r} is the first that is not finite"
-    return "no single layer made it: a sum over the batch exceeds the range of its type"
+    return None
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:

@@ -1,61 +1,51 @@
-"""The epochs behind us: their statistics, in memory and in the files of `exp_dir`."""
+"""The epochs behind us: their statistics, and what else was noted of them."""
 
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
-from matconvnet.errors import DivergenceError
-from matconvnet.nets.simplenn import SimpleNN
-from matconvnet.train import checkpoint as files
-from matconvnet.train.divergence import all_finite, explain
+from matconvnet.train.checkpoint import Checkpoint
 from matconvnet.train.meters import Stats
-from matconvnet.train.options import TrainOptions
-from matconvnet.train.report import write_stats
-from matconvnet.train.update import Updater
+from matconvnet.train.report import Row
+
+PHASES = ("train", "val")
 
 
 class History:
-    """Statistics and learning rates of all epochs; with a folder, its checkpoints and figures."""
+    """All complete epochs.
 
-    def __init__(self, folder: Path | None):
-        self.folder = folder
-        self.stats: dict[str, list[Stats]] = {"train": [], "val": []}
+    stats: by phase, a dict per epoch. learning_rates: of the last update of each epoch. notes: a
+    dict per epoch, by phase: data_time (s), images_per_second, update_ratio.
+    """
+
+    def __init__(self):
+        self.stats: dict[str, list[Stats]] = {phase: [] for phase in PHASES}
         self.learning_rates: list[float] = []
+        self.notes: list[dict[str, Any]] = []
 
-    def resume(self, net: SimpleNN, updater: Updater, options: TrainOptions) -> int:
-        """Take up the last checkpoint; its epoch, 0 if there is none."""
-        if self.folder is None or not options.resume:
-            return 0
-        found = files.last_checkpoint(self.folder)
-        if found is None:
-            return 0
-        if options.progress:
-            print(f"resuming by loading epoch {found.epoch}", flush=True)
-        files.restore(net, found)
-        updater.restore(found.solver_state)
-        self.stats, self.learning_rates = found.stats, found.learning_rates
-        return found.epoch
+    def __len__(self) -> int:
+        return len(self.stats["train"])
 
-    def add(self, learning_rate: float, train: Stats, val: Stats) -> None:
-        """Append the statistics of an epoch."""
-        self.stats["train"].append(train)
-        self.stats["val"].append(val)
-        self.learning_rates.append(learning_rate)
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take up the epochs of a checkpoint."""
+        self.stats = {phase: list(checkpoint.stats[phase]) for phase in PHASES}
+        lacking = len(self) - len(checkpoint.learning_rates)  # the original does not keep them
+        self.learning_rates = [*checkpoint.learning_rates, *[float("nan")] * lacking]
+        self.notes = [*checkpoint.notes, *[{}] * (len(self) - len(checkpoint.notes))]
 
-    def save(self, net: SimpleNN, updater: Updater, options: TrainOptions) -> None:
-        """Write the files of the last epoch; an epoch that diverged leaves none."""
-        if self.folder is None:
-            return
-        epoch = len(self.learning_rates)
-        if not all_finite(value for value in net.values().values() if value is not None):
-            reason = explain(net, [], training=False, depth=None)
-            raise DivergenceError(f"a parameter is not finite after epoch {epoch}: {reason}")
-        files.save_checkpoint(
-            self.folder,
-            files.Checkpoint(
-                epoch, net, updater.state, self.stats, self.learning_rates, options.plain()
-            ),
-        )
-        write_stats(self.folder, self.stats, self.learning_rates)
-        if options.plot_statistics:
-            from matconvnet.train.plots import plot_statistics
+    def add(self, rate: float, stats: Mapping[str, Stats], notes: dict[str, Any]) -> None:
+        """Append an epoch: its statistics and notes, by phase."""
+        for phase in PHASES:
+            self.stats[phase].append(stats[phase])
+        self.learning_rates.append(rate)
+        self.notes.append(notes)
 
-            plot_statistics(self.folder, self.stats)
+    def rows(self) -> list[Row]:
+        """The lines of `stats.jsonl`: one per epoch and phase."""
+        return [
+            {
+                "epoch": e, "phase": phase, "learning_rate": self.learning_rates[e - 1],
+                **self.stats[phase][e - 1], **self.notes[e - 1].get(phase, {}),
+            }
+            for e in range(1, len(self) + 1)
+            for phase in PHASES
+        ]  # fmt: skip

@@ -1,7 +1,7 @@
 """What is measured while training: the objective, errors, and speed."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,9 @@ def multiclass(x: Tensor, c: Tensor) -> Tensor:
 
     Args:
         x: H x W x C x N scores.
-        c: classes 0..C-1, -1 = ignore: N elements (one per image), H x W x 1 x N, or H x W x 2 x N
-            with weights w in the second channel.
+        c: classes 0..C-1, -1 = ignore: N elements (one per image), H x W x 1 x N, or H x W x 2M x N
+            with M pairs of channels (class, weight w), of which each counts. H = W = 1 serves all
+            pixels.
 
     Returns: (top1, top5), float64.
     Raises: ValueError, if the shape of `c` does not fit.
@@ -35,23 +36,40 @@ def multiclass(x: Tensor, c: Tensor) -> Tensor:
     count, n = x.shape[2], x.shape[3]
     if c.numel() == n:
         c = c.permute(*reversed(range(c.dim()))).reshape(1, 1, 1, n)  # as `loss` reads them
-    fits = c.dim() == 4 and c.shape[2] in (1, 2) and c.shape[3] == n
+    channels = c.shape[2] if c.dim() == 4 else 0
+    fits = (channels == 1 or channels % 2 == 0) and c.shape[3:] == (n,)
     if not fits or tuple(c.shape[:2]) not in (tuple(x.shape[:2]), (1, 1)):
         raise ValueError(
             f"labels have shape {tuple(c.shape)}, predictions {tuple(x.shape)}; "
-            f"wanted {n} labels, or {(*x.shape[:2], 1, n)}, or 2 channels with weights"
+            f"wanted {n} labels, or {(*x.shape[:2], 1, n)}, or pairs of channels (class, weight)"
         )
-    c, weights = c[:, :, :1], c[:, :, 1:]
-    valid = (c >= 0) & torch.ones_like(x[:, :, :1], dtype=torch.bool)
-    mass = valid.double() * weights if weights.shape[2] else valid.double()
-    c = c.long().clamp(min=0).expand(valid.shape)
+    c, weights = (c, None) if channels == 1 else (c[:, :, ::2], c[:, :, 1::2])
+    c = c.expand(*x.shape[:2], c.shape[2], n)
+    mass = (c >= 0).double() if weights is None else (c >= 0).double() * weights
+    c = c.long().clamp(min=0)
+    rank = _ranks(x, c) if c.shape[2] == 1 else _many_ranks(x, c)
+    wrong = [(mass * (rank >= min(k, count))).sum() for k in (1, 5)]
+    return torch.stack(wrong)
+
+
+def _ranks(x: Tensor, c: Tensor) -> Tensor:
+    """How many classes rank before class c, H x W x 1 x N; all, if its score is no number."""
+    count = x.shape[2]
     classes = torch.arange(count, device=x.device)[:, None]
     score = x.gather(2, c.clamp(max=count - 1)).masked_fill(c >= count, float("-inf"))
     # Nothing is behind a NaN or a class that is not there: both count as wrong.
     behind = (x < score) | ((x == score) & (classes >= c))
-    rank = count - behind.sum(2, keepdim=True)  # from 0
-    wrong = [(mass * (rank >= min(k, count))).sum() for k in (1, 5)]
-    return torch.stack(wrong)
+    return count - behind.sum(2, keepdim=True)
+
+
+def _many_ranks(x: Tensor, c: Tensor) -> Tensor:
+    """`_ranks` of several classes per pixel, H x W x M x N, found by sorting once."""
+    count = x.shape[2]
+    order = x.argsort(dim=2, descending=True, stable=True)
+    places = torch.arange(count, device=x.device)[:, None].expand(x.shape)
+    ranks = torch.empty_like(order).scatter_(2, order, places)
+    ranks.masked_fill_(x.isnan(), count)
+    return ranks.gather(2, c.clamp(max=count - 1)).masked_fill_(c >= count, count)
 
 
 def binary(x: Tensor, c: Tensor) -> Tensor:
@@ -97,11 +115,17 @@ def error_function(options: TrainOptions, prediction: str) -> Callable[[Tensor, 
 
 
 class Meter:
-    """Sums over the images of a phase, in double precision; `stats` are their means."""
+    """Sums over the images of a phase, in double precision; `stats` are their means.
+
+        statistic = sum / count
+
+    num: images so far.
+    """
 
     def __init__(self, labels: Sequence[str]):
-        self.labels = ("objective", *labels)
+        self.labels = tuple(labels)
         self.sums = np.zeros(len(self.labels))
+        self.counts = np.zeros(len(self.labels))
         self.clock = Clock()
         self.num = 0
 
@@ -109,34 +133,47 @@ class Meter:
         """Note the end of a batch; average speed and that of the batch, in images per second."""
         return self.clock.tick(images)
 
-    def add(self, output: Tensor, errors: Tensor, num: int) -> float:
-        """Add what was measured on `num` images; return their objective, the sum of `output`."""
-        objective = output.sum(dtype=torch.float64).reshape(1)
-        values = torch.cat((objective, errors.to(objective.device))).tolist()  # one wait for a GPU
-        self.sums += values
+    def add(self, sums: np.ndarray, counts: np.ndarray, num: int) -> None:
+        """Add what was measured on `num` images: a sum and a count per label."""
+        self.sums += sums
+        self.counts += counts
         self.num += num
-        return values[0]
 
     @property
     def stats(self) -> Stats:
         """Means by name, the number of images and the seconds; only these before the first."""
-        means = (self.sums / self.num).tolist() if self.num else []
+        means = (self.sums / np.maximum(self.counts, 1)).tolist() if self.num else []
         stats: Stats = dict(zip(self.labels, means, strict=False))
         return {**stats, "num": self.num, "time": self.clock.time}
+
+    def state(self) -> dict[str, Any]:
+        """All sums, as plain data."""
+        return {
+            "sums": self.sums.tolist(), "counts": self.counts.tolist(), "num": self.num,
+            "time": self.clock.time,
+        }  # fmt: skip
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` returned."""
+        self.sums[:], self.counts[:], self.num = state["sums"], state["counts"], state["num"]
+        self.clock = Clock(state["time"], state["num"])
 
 
 class Clock:
     """Seconds and images per second, corrected for slow first batches.
 
     After the fourth batch the time is set to four times that batch's. (Source: cnn_train.m.)
+
+    Args:
+        spent, images: seconds and images of an earlier clock, which this one goes on from.
     """
 
-    def __init__(self):
-        self.start = time.perf_counter()
-        self.time = 0.0
+    def __init__(self, spent: float = 0.0, images: int = 0):
+        self.start = time.perf_counter() - spent
+        self.time = self.spent = spent
         self.adjust = 0.0
         self.batches = 0
-        self.images = 0
+        self.images = images
 
     def tick(self, images: int) -> tuple[float, float]:
         """Note the end of a batch; average speed and that of the batch, in images per second."""
@@ -146,6 +183,6 @@ class Clock:
         self.images += images
         average = self.images / max(now, 1e-9)
         if self.batches == 4:
-            self.adjust = 4 * batch_time - now
-            self.time = 4 * batch_time
+            self.time = self.spent + 4 * batch_time
+            self.adjust = self.time - now
         return average, images / batch_time

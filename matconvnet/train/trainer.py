@@ -1,33 +1,42 @@
 """The training loop: epochs, phases, batches, updates."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from matconvnet.data import batches as data
 from matconvnet.errors import DivergenceError
-from matconvnet.executor import Record
 from matconvnet.layout import to_numpy
-from matconvnet.nets.simplenn import SimpleNN
-from matconvnet.parallel.server import LocalServer, ParameterServer
+from matconvnet.nets.network import Network
+from matconvnet.parallel.world import World, join
 from matconvnet.train import checkpoint as files
-from matconvnet.train.diagnostics import diagnose, outputs
-from matconvnet.train.divergence import Part, all_finite, explain
+from matconvnet.train.average import WeightAverage
+from matconvnet.train.budget import Budget
+from matconvnet.train.checkpoint import Checkpoint
+from matconvnet.train.confusion import Confusion
+from matconvnet.train.divergence import all_finite, explain
+from matconvnet.train.generators import Generators, global_generators_kept
 from matconvnet.train.history import History
-from matconvnet.train.inputs import GetBatch, check_batch, check_prefetch, find_indices
-from matconvnet.train.meters import Meter, Stats, error_function
+from matconvnet.train.inputs import Feed, GetBatch, check_batch, check_prefetch, find_indices
+from matconvnet.train.journal import Journal
+from matconvnet.train.loop import Loop, Pass
+from matconvnet.train.measures import measures_of, objectives
+from matconvnet.train.meters import Stats
 from matconvnet.train.options import TrainOptions
-from matconvnet.train.report import show_phase
+from matconvnet.train.profile import Profile
+from matconvnet.train.schedules import Progress, as_schedule
+from matconvnet.train.signals import StopSignals
+from matconvnet.train.stopping import is_over, monitored
+from matconvnet.train.store import Store, check_folder
 from matconvnet.train.update import Updater
 
-Phase = Literal["train", "val"]
 Permute = Callable[[np.ndarray, torch.Generator], np.ndarray]
 
 
@@ -44,230 +53,324 @@ class Epoch(NamedTuple):
     solver_state: dict[str, Any]
 
 
-@dataclass
-class Pass:
-    """One pass over some images.
-
-    masks: source of the masks of dropout. upcoming: the sub-batches that follow. parts: those of
-    the current batch, as they were evaluated.
-    """
-
-    phase: Phase
-    epoch: int
-    learning_rate: float
-    masks: torch.Generator
-    meter: Meter
-    upcoming: list[np.ndarray]
-    parts: list[Part] = field(default_factory=list)
-
-
 def shuffle(indices: np.ndarray, generator: torch.Generator) -> np.ndarray:
     """The indices in an order drawn from `generator`."""
     return indices[torch.randperm(len(indices), generator=generator).numpy()]
-
-
-def prediction_of(net: SimpleNN) -> str:
-    """The variable that holds the predictions: what the last layer, the objective, reads."""
-    return net.graph.producer[net.output].inputs[0]
 
 
 class Trainer:
     """Trains a network on a database.
 
         for every epoch, for every batch of B images:
-            der = sum over the images of the derivative of the objective
+            der = sum over the images, and over all workers, of the derivative of the objectives
             w   = a step of the solver along der / B + weight_decay * w
 
+    Under torchrun, each process is a worker with its share of every batch.
+
     Args:
-        net: the network; training changes its parameters. Its last layer is the objective.
+        net: the network; training changes its parameters. The last layer of a SimpleNN is the
+            objective.
         imdb: the database, whatever `get_batch` reads; its `set` (1 train, 2 val) tells which
             images are for what, unless options `train` and `val` do.
         get_batch: `get_batch(imdb, indices) -> (images, labels)`: indices an int64 array from 0,
-            images H x W x C x N floats, labels from 0 with -1 = ignore. None: that of `data`. It
-            may draw from torch's global random numbers, whose seed is set for every epoch.
+            images H x W x C x N floats, labels from 0 with -1 = ignore; or a dict of variables. It
+            may draw from the global random numbers of Python, NumPy and torch, whose seeds are set
+            for every epoch. Or an object that also has
+            `batches(imdb, parts, *, phase, seed, device)`, an iterator over the batches of the
+            index arrays `parts`, in order, which may load ahead; what it gives for an image may
+            depend on the seed and on the image's index alone. None: that of `data`.
         options: see TrainOptions.
         permute: puts the images of an epoch in order, `permute(indices, generator)`: train, then
             val.
-        server: sums derivatives over workers; None: there is one worker.
+        world: the workers; None: those that torchrun started, or this one.
 
     Raises: OSError, if `exp_dir` cannot be written; ValueError, TypeError for wrong indices.
     """
 
     def __init__(
         self,
-        net: SimpleNN,
+        net: Network,
         imdb: Any,
         get_batch: GetBatch | None = None,
         options: TrainOptions | None = None,
         *,
         permute: Permute = shuffle,
-        server: ParameterServer | None = None,
+        world: World | None = None,
     ):
         self.net, self.imdb = net, imdb
         self.get_batch: GetBatch = get_batch or data.get_batch
         self.options = options or TrainOptions()
-        self.permute, self.server = permute, server
-        self.device = torch.device(self.options.device)
+        self.permute = permute
+        self._world = world
         self.train = find_indices(imdb, self.options.train, 1, "train")
         self.val = find_indices(imdb, self.options.val, 2, "val")
         if not self.train.size and not self.val.size:
             raise ValueError("there are no images in train nor in val; wanted some in either")
         if self.options.prefetch:
             check_prefetch(self.get_batch)
-        self.prediction = prediction_of(net)
-        self.error_of = error_function(self.options, self.prediction)
+        self.measures = measures_of(net, self.options)
+        self.objectives = objectives(net, self.options.der_outputs) if self.train.size else {}
+        self.schedule = as_schedule(self.options.learning_rate)
+        self.rates: list[float] | None = None
         self.folder = None
         if self.options.exp_dir is not None and self.train.size:
             self.folder = Path(self.options.exp_dir)
-            files.check_folder(self.folder)
+            check_folder(self.folder)
 
-    def run(self) -> tuple[SimpleNN, dict[str, list[Stats]]]:
+    def run(self) -> tuple[Network, dict[str, list[Stats]]]:
         """Train up to epoch `num_epochs`, from the last checkpoint if there is one.
 
+        SIGTERM and Ctrl-C are answered after the update under way: the state is saved, and the
+        process ends, with status 0 or by KeyboardInterrupt.
+
         Returns: the network, on the CPU, and its statistics: for "train" and "val" a list with a
-            dict per epoch: objective, errors, num (images), time (seconds).
+            dict per epoch: objective, errors, num (images), time (seconds). With option `average`
+            the network has the averaged parameters.
         Raises: DivergenceError, naming epoch, batch and layer, at the first number that is not
             finite; errors of the layers and of `get_batch`, with a note that names the batch.
         """
-        self.net.convert(lambda value: value.to(self.device, copy=True))  # spare shared arrays
-        self.history = History(self.folder)
-        with Updater(self.net, self.options, self.server or LocalServer()) as self.updater:
-            start = self.history.resume(self.net, self.updater, self.options)
-            last = self.options.num_epochs if self.train.size else 1
-            for epoch in range(start + 1, last + 1):
-                rate = self.options.rate(epoch)
-                with self._seeded(epoch) as (orders, masks):
-                    train = self.permute(self.train, orders)[: self.options.epoch_size]
-                    val = self.permute(self.val, orders)
-                    train_stats = self._phase("train", train, epoch, rate, masks)
-                    val_stats = self._phase("val", val, epoch, rate, masks)
-                self.history.add(rate, train_stats, val_stats)
-                self.history.save(self.net, self.updater, self.options)
-                if self._is_told_to_stop(epoch, rate, train, val):
-                    break
+        with ExitStack() as stack:
+            self.world = self._world or stack.enter_context(join(self.options.device))
+            self.net.convert(lambda v: v.to(self.world.device, copy=True))  # spare shared arrays
+            budget = self._fit_to_memory()
+            self.history = History()
+            self.store = None
+            if self.folder is not None and self.world.rank == 0:
+                self.store = stack.enter_context(self._open_store(self.folder))
+            self.loop = self._make_loop(stack, budget)
+            self.updater = self.loop.updater
+            resumed = self._resume()
+            self._check_agreement()
+            self._run_epochs(resumed)
+            self._finish_profile()
+            if self.loop.average is not None:
+                self.loop.average.give(self.net)
         self.net.to("cpu")
         return self.net, self.history.stats
 
-    def _phase(
-        self, phase: Phase, indices: np.ndarray, epoch: int, rate: float, masks: torch.Generator
-    ) -> Stats:
-        """Work through some images batch by batch; their statistics."""
-        options, meter = self.options, Meter(self.options.errors)
-        batches = list(data.batch_indices(indices, options.batch_size, options.num_sub_batches))
-        upcoming = [part for batch in batches for part in batch.parts][1:]
-        run = Pass(phase, epoch, rate, masks, meter, upcoming)
-        with show_phase(phase, epoch, len(batches), options.progress) as show:
-            for number, batch in enumerate(batches, 1):
-                with self._located(run, number, batch):
-                    self._step(run, batch)
-                show(number, *meter.tick(batch.size), meter.stats)
-        if not options.save_solver_state:
+    def _fit_to_memory(self) -> Budget:
+        """Split batches so that a step fits into option `memory`."""
+        budget = Budget(
+            self.net, self.options, self.measures.precious, self.objectives, self.world.size
+        )
+        if self.options.memory is not None:
+            one = np.concatenate((self.train, self.val))[:1]
+            batch = self.get_batch(self.imdb, one)
+            self.options = budget.fit(check_batch(batch, 1, self.net, self.world.device))
+        return budget
+
+    def _open_store(self, folder: Path) -> Store:
+        return Store(folder, f".{self.options.checkpoint_format}", self.options.keep_last)
+
+    def _make_loop(self, stack: ExitStack, budget: Budget) -> Loop:
+        """What works through the batches, with all that it needs open until the stack unwinds."""
+        net, options, world = self.net, self.options, self.world
+        folder = self.folder if world.rank == 0 else None
+        decay = options.average
+        stack.enter_context(global_generators_kept(world.device))
+        return Loop(
+            net, options, Feed(net, self.imdb, self.get_batch, world.device, options.prefetch),
+            self.measures, self.objectives, world,
+            journal=stack.enter_context(
+                Journal(folder, net, self.history, options, world.size)
+            ),
+            signals=stack.enter_context(StopSignals()),
+            updater=stack.enter_context(Updater(net, options, world.server())),
+            average=None if decay is None else WeightAverage(decay),
+            rate=self._rate,
+            budget=budget,
+            profile=Profile(net) if options.profile else None,
+        )  # fmt: skip
+
+    def _check_agreement(self) -> None:
+        """Make sure that all workers have the same parameters.
+
+        Raises: ValueError, naming the workers that differ from rank 0.
+        """
+        if self.world.size > 1:
+            values = (v for v in self.net.values().values() if v is not None)
+            sums = [float(v.sum(dtype=torch.float64)) for v in values]
+            self.world.agree("the sums of the parameters", str(sums))
+
+    def _note_confusion(self, run: Pass) -> None:
+        """Add up over the workers which classes were taken for which."""
+        if self.folder is None or self.loop.measures.compared is None:
+            return
+        found = self.world.gather(None if run.confusion is None else run.confusion.to_dict())
+        parts = [Confusion.from_dict(content) for content in found if content is not None]
+        if parts:
+            total = parts[0]
+            total.counts = np.sum([part.counts for part in parts], axis=0)
+            names = getattr(self.imdb, "classes", None) or ()
+            if len(names) == len(total.classes):
+                total.classes = [str(name) for name in names]
+            self.loop.journal.confusion = total.to_dict()
+
+    def _finish_profile(self) -> None:
+        """Write the profile, if one was made."""
+        profile, folder = self.loop.profile, self.loop.journal.folder
+        if profile is not None:
+            profile.traffic = self.updater.server.traffic
+            if folder is not None:
+                profile.write(folder)
+
+    def _rate(self, epoch: int, done: float) -> float:
+        progress = Progress(epoch, done, self.options.num_epochs, self.history.stats)
+        rate = float(self.schedule(progress))
+        if not (math.isfinite(rate) and rate >= 0):
+            raise ValueError(f"learning_rate gave {rate} for {progress}; wanted a number >= 0")
+        return rate
+
+    def _run_epochs(self, resumed: Checkpoint | None) -> None:
+        """Train and validate, epoch by epoch; `resumed` may lie within the first."""
+        last = self.options.num_epochs if self.train.size else 1
+        first = 1 if resumed is None else resumed.epoch + (resumed.step is None)
+        for epoch in range(first, last + 1):
+            seed = epoch + self.options.random_seed
+            generators = Generators(seed, self.world.device, self.world.rank)
+            train = self.permute(self.train, generators.orders)[: self.options.epoch_size]
+            val = self.permute(self.val, generators.orders)
+            learning = self.loop.begin("train", epoch, generators, train)
+            if resumed is not None and resumed.epoch == epoch:
+                self._take_up(learning, resumed)
+            self._run_epoch(learning, self.loop.begin("val", epoch, generators, val))
+            self._save_epoch(epoch)
+            if self._is_told_to_stop(epoch, train, val) or self._is_patience_over():
+                return
+
+    def _run_epoch(self, learning: Pass, checking: Pass) -> None:
+        """Train on some images, validate on others, and note the results."""
+        loop, generators, notes = self.loop, learning.generators, dict[str, Any]()
+        notes["train"] = loop.run(learning, lambda: self._save_within(learning, generators.state()))
+        at_end = generators.state()
+        if learning.is_stopped:
+            self._stop(learning, at_end)
+        if learning.ratios:
+            notes["train"]["update_ratio"] = learning.ratios
+        with self._averaged():
+            notes["val"] = loop.run(checking, lambda: None)
+        if checking.is_stopped:
+            self._stop(learning, at_end)
+        self._note_confusion(checking)
+        if not self.options.save_solver_state:
             self.updater.state.clear()
-        return meter.stats
+        stats = {"train": _told(learning), "val": _told(checking)}
+        self.history.add(learning.learning_rate, stats, notes)
 
-    def _step(self, run: Pass, batch: data.Batch) -> None:
-        """Evaluate a batch part by part; to train, add up the derivatives and update."""
-        net, updater, training = self.net, self.updater, run.phase == "train"
-        record = None
-        for part in batch.parts:
-            inputs, labels = self._fetch(run, part)
-            record = net.eval(
-                inputs,
-                {net.output: 1} if training else None,
-                mode="normal" if training else "test",
-                generator=run.masks,
-                record=record,
-                accumulate=record is not None,
-                on_param=updater.push if part is batch.parts[-1] else None,
-                depth=self.options.back_prop_depth,
-                conserve_memory=self.options.conserve_memory,
-                precious=self._precious(),
-                wanted_inputs=(),
-                out=updater.spare if record is None else None,
-                sync=self.options.sync,
-            )
-            errors = self.error_of(labels, record)
-            objective = run.meter.add(record.values[net.output], errors, len(part))
-            if not math.isfinite(objective):
-                raise DivergenceError(f"the objective is {objective}")
-        if training:
-            ders = updater.pull()
-            if not all_finite(ders.values()):
-                raise DivergenceError("a derivative is not finite")
-            updater.update(ders, batch.size, run.learning_rate)
-            if record is not None:
-                self._diagnose(record, run.learning_rate)
+    def _take_up(self, run: Pass, checkpoint: Checkpoint) -> None:
+        """Go to where a checkpoint left a pass."""
+        assert checkpoint.step is not None
+        assert checkpoint.progress is not None
+        run.step = checkpoint.step
+        run.restore(checkpoint.progress)
+        states = checkpoint.generators or []
+        if len(states) == self.world.size:  # other workers draw other masks
+            run.generators.restore(states[self.world.rank])
 
-    def _fetch(self, run: Pass, part: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
-        """The input variables of the network for a sub-batch, and its labels."""
-        batch = self.get_batch(self.imdb, part)
-        if self.options.prefetch and run.upcoming:
-            self.get_batch(self.imdb, run.upcoming.pop(0), prefetch=True)
-        x, labels = check_batch(batch, len(part), self.device)
-        inputs = dict.fromkeys(self.net.graph.inputs, labels) | {self.net.input: x}
-        run.parts.append(Part(part, inputs, run.masks.clone_state()))
-        return inputs, labels
+    def _resume(self) -> Checkpoint | None:
+        """Take up the last checkpoint, if there is one and it is wanted.
 
-    @contextmanager
-    def _located(self, run: Pass, number: int, batch: data.Batch) -> Iterator[None]:
-        """Say in which batch an error happened, and which layer made a number not finite."""
-        where = f"epoch {run.epoch}, {run.phase} batch {number}"
-        run.parts.clear()
-        try:
-            yield
-        except DivergenceError as error:
-            training, depth = run.phase == "train", self.options.back_prop_depth
-            reason = explain(self.net, run.parts, training=training, depth=depth)
-            raise DivergenceError(f"{error} in {where}: {reason}") from None
-        except Exception as error:
-            indices = np.concatenate([np.zeros(0, int), *batch.parts])
-            error.add_note(f"in {where}, images {np.array2string(indices, separator=', ')}")
-            raise
+        Rank 0 looks for it; the others read the file that it found.
+        """
+        if self.folder is None:
+            return None
+        name = None
+        if self.store is not None and not self.options.resume:
+            self.store.set_aside()
+        elif self.store is not None:
+            name = self.store.newest(self.net)
+        name = self.world.broadcast(name)
+        if name is None:
+            return None
+        checkpoint = files.load(self.folder / name, self.net)
+        if self.options.progress and self.world.rank == 0:
+            within = "" if checkpoint.step is None else f", update {checkpoint.step}"
+            print(f"resuming by loading epoch {checkpoint.epoch}{within}", flush=True)
+        files.restore(self.net, checkpoint)
+        self.updater.restore(checkpoint.solver_state)
+        if self.loop.average is not None and checkpoint.average is not None:
+            state = {**checkpoint.average, "values": checkpoint.net.values()}
+            self.loop.average.restore(state, self.net)
+        if checkpoint.rates is not None:
+            self._set_rates(checkpoint.rates)
+        self.history.restore(checkpoint)
+        return checkpoint
 
-    @contextmanager
-    def _seeded(self, epoch: int) -> Iterator[tuple[torch.Generator, torch.Generator]]:
-        """Generators for the order of the images and for masks; torch's own is seeded alike."""
-        seed = epoch + self.options.random_seed
-        orders = masks = torch.Generator().manual_seed(seed)
-        if self.device.type != "cpu":
-            masks = torch.Generator(self.device).manual_seed(seed)
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            yield orders, masks
+    def _save_epoch(self, epoch: int) -> None:
+        """Write the files of an epoch; one that diverged leaves none."""
+        values = [value for value in self.net.values().values() if value is not None]
+        if not all_finite(values):
+            reason = explain(self.net, [], None)
+            raise DivergenceError(f"a parameter is not finite after epoch {epoch}: {reason}")
+        self._write(self._checkpoint(epoch), self._value())
+        self.loop.journal.epoch()
 
-    def _is_told_to_stop(self, epoch: int, rate: float, train: np.ndarray, val: np.ndarray) -> bool:
+    def _save_within(self, run: Pass, generators: dict[str, Any]) -> None:
+        """Write a checkpoint within an epoch; all workers take part."""
+        if self.folder is not None:
+            made = self._checkpoint(run.epoch)
+            states = self.world.gather(generators)
+            self._write(made._replace(step=run.step, progress=run.state(), generators=states))
+
+    def _stop(self, run: Pass, generators: dict[str, Any]) -> NoReturn:
+        """Save and end, as this worker or another was asked to."""
+        self._save_within(run, generators)
+        self.loop.signals.end()
+
+    def _checkpoint(self, epoch: int) -> Checkpoint:
+        """The state of training; that of random numbers is known within an epoch alone."""
+        history = self.history
+        return Checkpoint(
+            epoch, self.net, self.updater.state, history.stats, history.learning_rates,
+            self.options.plain(), notes=history.notes, rates=self.rates,
+        )  # fmt: skip
+
+    def _write(self, checkpoint: Checkpoint, value: float | None = None) -> None:
+        average = self.loop.average
+        if self.store is not None and average is not None:
+            trained = {"count": average.count, "parameters": self.net.values()}
+            with average.swapped(self.net):
+                self.store.save(checkpoint._replace(average=trained), value)
+        elif self.store is not None:
+            self.store.save(checkpoint, value)
+        self.loop.saved = time.monotonic()
+
+    def _averaged(self) -> Any:
+        """While entered, the network has the averaged parameters, if there is an average."""
+        average = self.loop.average
+        return nullcontext() if average is None else average.swapped(self.net)
+
+    def _value(self) -> float | None:
+        """The statistic that is monitored, after the last epoch."""
+        values = monitored(self.history.stats, self.options.monitor)
+        return values[-1] if values and math.isfinite(values[-1]) else None
+
+    def _is_patience_over(self) -> bool:
+        patience = self.options.patience
+        return patience is not None and is_over(self.history.stats, self.options.monitor, patience)
+
+    def _is_told_to_stop(self, epoch: int, train: np.ndarray, val: np.ndarray) -> bool:
         """Call `post_epoch_fn`, and take the learning rates that it returns."""
         if self.options.post_epoch_fn is None:
             return False
         told = Epoch(
-            epoch,
-            rate,
-            train,
-            val,
-            self.imdb,
-            self.get_batch,
-            self.history.stats,
-            self.updater.state,
-        )
+            epoch, self.history.learning_rates[-1], train, val, self.imdb, self.get_batch,
+            self.history.stats, self.updater.state,
+        )  # fmt: skip
         answer = to_numpy(self.options.post_epoch_fn(self.net, self.options, told))
         if answer is None or np.size(answer) == 0:
             return False
-        self.options = replace(self.options, learning_rate=answer)
-        return np.size(answer) == 1 and not np.any(answer)
+        rates = np.ravel(answer).tolist()
+        self._set_rates(rates)
+        self._write(self._checkpoint(epoch), self._value())
+        return rates == [0]
 
-    def _precious(self) -> set[str]:
-        """Variables that are read after an evaluation."""
-        names = {self.prediction}
-        if self.options.plot_diagnostics:
-            names.update(outputs(self.net))
-        return names
+    def _set_rates(self, rates: list[float]) -> None:
+        """Take learning rates in place of those of the options."""
+        self.options = replace(self.options, learning_rate=rates)
+        self.schedule, self.rates = as_schedule(rates), rates
 
-    def _diagnose(self, record: Record, rate: float) -> None:
-        """Measure and draw the last update, if the options ask for it."""
-        if not self.options.plot_diagnostics:
-            return
-        from matconvnet.train.plots import plot_diagnostics
 
-        self.diagnostics = diagnose(self.net, record, self.updater.state, rate)
-        if self.folder is not None:
-            plot_diagnostics(self.folder, self.diagnostics, record.values[self.prediction])
+def _told(run: Pass) -> Stats:
+    """The statistics of a pass, also of one without batches."""
+    return run.stats or run.meter.stats

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from matconvnet.nets.network import Network, Param
 from matconvnet.parallel.server import ParameterServer
+from matconvnet.train.clipping import clip_norm, clip_value
 from matconvnet.train.options import TrainOptions
-from matconvnet.train.solvers import DECOUPLED, find_solver
-from matconvnet.train.solvers.sgd import FUSED_TYPES, sgd_fused
+from matconvnet.train.solvers import SOLVERS_MANY, find_solver
 
 TRAIN_METHODS = ("gradient", "average", "none")
 
@@ -43,7 +43,6 @@ class Updater:
         self.solver, self.solver_opts = find_solver(options.solver, solver_opts)
         self.server = server
         self.state: dict[str, Any] = {}
-        self.pushed: dict[str, None] = {}
         self.spare: dict[str, Tensor] = {}
         self.scaled: dict[str, Tensor] = {}
 
@@ -61,79 +60,87 @@ class Updater:
 
     def push(self, name: str, der: Tensor) -> None:
         """Hand the derivative of a parameter to the server, as soon as it is complete."""
-        self.pushed[name] = None
         self.server.push(name, der)
 
     def pull(self) -> dict[str, Tensor]:
-        """Derivatives that were pushed, summed over all workers; others have none."""
+        """Derivatives that some worker pushed, summed over all workers; others have none."""
         self.server.sync()
-        ders = {name: self.server.pull(name) for name in self.pushed if name in self.params}
-        self.pushed.clear()
-        return ders
+        return {name: self.server.pull(name) for name in self.server.arrived()}
 
     def update(self, ders: dict[str, Tensor], size: int, learning_rate: float) -> None:
         """Update every parameter that has a derivative.
 
-            gradient:  g = der / size + weight_decay * w, and a step of the solver along g, unless
-                       both the rate and the decay of the parameter are 0
+            gradient:  g = der / size, clipped, + weight_decay * w, and a step of the solver along
+                       g, unless both the rate and the decay of the parameter are 0
             average:   w = (1 - rate) * w + rate / size * der, whatever the learning rate
 
         Args:
             ders: derivatives by parameter, summed over the batch.
             size: images in the batch.
-            learning_rate: of this epoch; `Param.learning_rate` multiplies it.
+            learning_rate: of this update; `Param.learning_rate` multiplies it.
         """
-        groups = defaultdict[tuple[float, float], list[str]](list)
+        groups = defaultdict[tuple[float, float, torch.dtype], list[str]](list)
         for name, der in ders.items():
-            param = self.params[name]
+            param, value = self.params[name], _value(self.params[name])
             if param.train_method == "average":
                 share = param.learning_rate / (size * self.users[name])
-                _value(param).mul_(1 - param.learning_rate).add_(der, alpha=share)
+                value.mul_(1 - param.learning_rate).add_(der, alpha=share)
             elif param.train_method == "gradient":
                 rate = learning_rate * param.learning_rate
                 decay = self.options.weight_decay * param.weight_decay
                 if rate > 0 or decay > 0:
-                    groups[rate, decay].append(name)
-        for (rate, decay), names in groups.items():
-            fused = [n for n in names if self._is_fused(_value(self.params[n]))]
-            if fused:
-                self._step_fused(fused, ders, size, rate, decay)
-            for name in names:
-                if name not in fused:
-                    self._step(name, ders[name], size, rate, decay)
+                    groups[rate, decay, value.dtype].append(name)
+                    torch.div(der, size, out=self._scaled(name))
+        self._clip([self.scaled[name] for names in groups.values() for name in names])
+        for (rate, decay, _), names in groups.items():
+            self._step(names, rate, decay)
         self.spare = ders
 
-    def _is_fused(self, value: Tensor) -> bool:
-        is_default = self.options.solver is None and self.options.momentum > 0
-        return is_default and value.dtype in FUSED_TYPES
+    def copies(self) -> dict[str, Tensor]:
+        """What the parameters are now, to be compared with later."""
+        return {
+            name: _value(param).clone()
+            for name, param in self.params.items()
+            if param.train_method == "gradient"
+        }
 
-    def _step_fused(
-        self, names: list[str], ders: dict[str, Tensor], size: int, rate: float, decay: float
-    ) -> None:
-        """Step several parameters of the same rate and decay by the default solver."""
-        values = [_value(self.params[name]) for name in names]
-        for name, value in zip(names, values, strict=True):
-            if name not in self.state:
-                self.state[name] = torch.zeros_like(value)
-            if name not in self.scaled:
-                self.scaled[name] = torch.empty_like(value)
-            torch.div(ders[name], size, out=self.scaled[name])
-        sgd_fused(
-            values, [self.state[name] for name in names], [self.scaled[name] for name in names],
-            lr=rate, weight_decay=decay, momentum=self.options.momentum,
-            nesterov_update=self.options.nesterov_update,
-        )  # fmt: skip
+    def ratios(self, before: Mapping[str, Tensor]) -> dict[str, float]:
+        """How far each parameter moved: |w - before| / |before|, 2-norms."""
+        moved = {}
+        for name, old in before.items():
+            size = float(old.norm())
+            moved[name] = float((_value(self.params[name]) - old).norm()) / size if size else 0.0
+        return moved
 
-    def _step(self, name: str, der: Tensor, size: int, rate: float, decay: float) -> None:
-        value = _value(self.params[name])
-        g = der / size
-        if self.solver in DECOUPLED:
-            value.mul_(1 - rate * decay)
-        else:
-            g = g + decay * value
-        state = self.state.get(name, 0)
-        new, self.state[name] = self.solver(value, state, g, self.solver_opts, rate)
-        value.copy_(new)
+    def _scaled(self, name: str) -> Tensor:
+        if name not in self.scaled:
+            self.scaled[name] = torch.empty_like(_value(self.params[name]))
+        return self.scaled[name]
+
+    def _clip(self, ders: list[Tensor]) -> None:
+        if self.options.clip_value is not None:
+            clip_value(ders, self.options.clip_value)
+        if self.options.clip_norm is not None:
+            clip_norm(ders, self.options.clip_norm)
+
+    def _step(self, names: list[str], rate: float, decay: float) -> None:
+        """Step parameters of one type, rate and decay along their scaled derivatives."""
+        if self.solver in SOLVERS_MANY:
+            states = SOLVERS_MANY[self.solver](
+                [_value(self.params[name]) for name in names],
+                [self.state.get(name, 0) for name in names],
+                [self.scaled[name] for name in names],
+                self.solver_opts, rate, decay,
+            )  # fmt: skip
+            self.state.update(zip(names, states, strict=True))
+            return
+        for name in names:
+            value = _value(self.params[name])
+            g = self.scaled[name] + decay * value
+            new, self.state[name] = self.solver(
+                value, self.state.get(name, 0), g, self.solver_opts, rate
+            )
+            value.copy_(new)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up a state that was stored: on the device and in the strides of the parameters."""

@@ -47,14 +47,14 @@ def options(folder=None, **changes):
     """Options for a short and silent run; without a folder, one that leaves no files."""
     given = {
         "exp_dir": folder, "num_epochs": 3, "batch_size": 5, "learning_rate": 0.05,
-        "plot_statistics": False, "progress": False,
+        "plot_statistics": False, "page": False, "progress": False,
     }  # fmt: skip
     return TrainOptions(**{**given, **changes})
 
 
 def train(net, data, folder=None, **changes):
     """Train, and return the trainer."""
-    arguments = {k: changes.pop(k) for k in ("permute", "server", "get_batch") if k in changes}
+    arguments = {k: changes.pop(k) for k in ("permute", "world", "get_batch") if k in changes}
     arguments.setdefault("get_batch", data.get_batch)
     trainer = mcn.Trainer(net, data, options=options(folder, **changes), **arguments)
     trainer.run()

@@ -1,6 +1,7 @@
 """`cnn_train`: MATLAB manners around the trainer."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -8,6 +9,11 @@ import torch
 
 import matconvnet as mcn
 from matconvnet.compat.training import cnn_train
+from matconvnet.interop.mat import read_mat, write_mat
+from matconvnet.values import Struct
+from tests import models
+from tests.helpers import assert_close
+from tests.tolerances import REFERENCE
 from tests.train.common import Data, assert_identical, options, small_net, values
 
 
@@ -139,6 +145,54 @@ def test_continue(tmp_path, capsys):
     assert len(stats.train) == 2
 
 
+def test_every_checkpoint_is_kept_and_no_page_is_made(tmp_path):
+    run(expDir=tmp_path, numEpochs=5)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {f"net-epoch-{epoch}.safetensors" for epoch in range(1, 6)} <= names
+    assert "run.html" not in names
+    run(expDir=tmp_path / "few", numEpochs=3, keepLast=1, page=True)
+    names = {path.name for path in (tmp_path / "few").iterdir()}
+    assert {"net-epoch-3.safetensors", "run.html"} <= names
+    assert len([name for name in names if name.startswith("net-epoch")]) <= 2  # it and the best
+
+
+def test_checkpoints_of_the_original(tmp_path):
+    whole, want = run(expDir=tmp_path / "a", numEpochs=3, learningRate=[0.05, 0.02])
+    given = {"expDir": tmp_path / "b", "checkpointFormat": "mat", "learningRate": [0.05, 0.02]}
+    run(None, None, given, numEpochs=2)
+    parts, stats = run(None, None, given, numEpochs=3)
+    for got, value in zip(weights(parts), weights(whole), strict=True):
+        assert (got == value).all()
+    assert [s.top1err for s in stats.val] == [s.top1err for s in want.val]
+    rows = (tmp_path / "b" / "stats.jsonl").read_text().splitlines()
+    assert [json.loads(row)["learning_rate"] for row in rows[::2]] == [0.05, 0.02, 0.02]
+
+
+def test_a_run_of_the_original_goes_on(tmp_path):
+    """Its momentum is taken up: with the same derivative, it makes the whole difference."""
+    variables = read_mat(models.path("plate_epoch50"))
+    velocity = variables.state.solverState[3][0]
+
+    def train(folder, state):
+        folder.mkdir()
+        write_mat(folder / "net-epoch-50.mat", {**variables, "state": state})
+        images = np.random.default_rng(0).standard_normal((20, 20, 1, 4)).astype("f4")
+        return cnn_train(
+            mcn.load(models.path("plate_epoch50")), {"set": [1] * 4},
+            lambda _imdb, batch: (images[..., batch - 1], batch), *QUIET,
+            numEpochs=51, expDir=folder, learningRate=100, val=np.nan,
+        )  # fmt: skip
+
+    net, stats = train(tmp_path / "a", variables.state)
+    bare, _ = train(tmp_path / "b", Struct(variables.state, solverState=[]))
+    assert len(stats.train) == 51
+    assert (stats.train[49].num, stats.train[50].num) == (6133, 4)
+    got = net.values()["l4_1"] - bare.values()["l4_1"]
+    rate = net.params["l4_1"].learning_rate
+    want = 100 * rate * 0.9 * torch.from_numpy(velocity)
+    assert_close(got, want, REFERENCE[torch.float32])
+
+
 def test_the_network_is_displayed(capsys):
     run(progress=True)
     shown = capsys.readouterr().out
@@ -166,7 +220,7 @@ def test_unknown_options():
         run(None, None, "batchsiz", 3)
     with pytest.raises(ValueError, match="error_function is 'multi'; wanted one of"):
         run(None, None, "errorFunction", "multi")
-    with pytest.raises(ValueError, match=r"gpus is \[1, 2\]; wanted one GPU at most"):
+    with pytest.raises(ValueError, match=r"gpus is \[1, 2\]; wanted one at most: .*torchrun"):
         run(None, None, "gpus", [1, 2])
     data = Original()
     data.codes = {}

@@ -118,4 +118,4 @@ def test_parameters_that_the_last_update_spoiled_are_not_saved(tmp_path):
         net, match="a parameter is not finite after epoch 1: parameter 'l1_1' of layer 'layer1'",
         folder=tmp_path, learning_rate=1e308, weight_decay=1e308, val=(), batch_size=100,
     )  # fmt: skip
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("net-*")) == []

@@ -70,7 +70,7 @@ def test_diagnostics_are_measured_and_drawn(tmp_path, conserve):
         net, data, tmp_path, plot_diagnostics=True, conserve_memory=conserve, val=(),
         num_epochs=1, batch_size=14, learning_rate=0.5, **order,
     )  # fmt: skip
-    found = trainer.diagnostics
+    found = trainer.loop.diagnostics
     before = small_net(bnorm=True)
     x, c = data.get_batch(data, np.arange(14))
     record = before.eval({"x0": x, "label": torch.tensor(c)})

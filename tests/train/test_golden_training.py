@@ -9,6 +9,7 @@ import torch
 import matconvnet as mcn
 from matconvnet.compat.training import cnn_train
 from matconvnet.parallel.server import LocalServer
+from matconvnet.parallel.world import World
 from tests.golden_data import arrays, assert_close, cases
 from tests.train.common import options
 
@@ -26,6 +27,17 @@ class FirstStep(LocalServer):
     def push(self, name, value):
         super().push(name, value)
         self.first.setdefault(name, value.clone())
+
+
+class Watched(World):
+    """A worker alone, whose server is watched."""
+
+    def __init__(self, server):
+        super().__init__()
+        self.watched = server
+
+    def server(self, *_):
+        return self.watched
 
 
 def filled(case):
@@ -49,7 +61,7 @@ def order_of(batches):
 @pytest.mark.parametrize("case", STEPS, ids=lambda case: case["id"])
 def test_parameters_state_and_derivatives_step_by_step(case):
     o, inputs = case["options"], filled(case)
-    kept = {}
+    kept, server = {}, FirstStep()
 
     def keep(net, _options, epoch):
         weights = {name: param.value.clone() for name, param in net.params.items()}
@@ -64,7 +76,7 @@ def test_parameters_state_and_derivatives_step_by_step(case):
             nesterov_update=o["nesterovUpdate"], solver=o.get("solver"),
             solver_opts=o.get("solverOpts"), post_epoch_fn=keep,
         ),
-        permute=order_of(case["batches"]), server=FirstStep(),
+        permute=order_of(case["batches"]), world=Watched(server),
     )  # fmt: skip
     _, stats = trainer.run()
 
@@ -79,7 +91,7 @@ def test_parameters_state_and_derivatives_step_by_step(case):
                 assert_close(weights[name], want, case["tol"], where)
                 assert_state(state.get(name, 0), point["state"][i - 1][j - 1], case["tol"], where)
                 if "dzdw" in point:
-                    got = trainer.server.first[name]
+                    got = server.first[name]
                     assert_close(got, point["dzdw"][i - 1][j - 1], case["tol"], f"dzdw of {name}")
 
 

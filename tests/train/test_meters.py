@@ -1,6 +1,7 @@
 """Error functions, means and speeds."""
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -61,6 +62,27 @@ def test_maps_against_loops(channels, weighted):
     assert multiclass(x, labels).tolist() == pytest.approx(want)
 
 
+@pytest.mark.parametrize("pairs", [1, 2, 5])
+@pytest.mark.parametrize("channels", [1, 4, 7])
+def test_mixtures_against_loops(pairs, channels):
+    rng = np.random.default_rng(channels)
+    x = torch.tensor(rng.integers(0, 4, (3, 2, channels, 4)).astype(np.float32))
+    c = torch.tensor(rng.integers(-1, channels, (3, 2, pairs, 4)))
+    w = torch.tensor(rng.random((3, 2, pairs, 4)))
+    labels = torch.stack((c.double(), w), 3).reshape(3, 2, 2 * pairs, 4)
+    each = [naive_multiclass(x, c[:, :, m : m + 1], w[:, :, m : m + 1]) for m in range(pairs)]
+    assert multiclass(x, labels).tolist() == pytest.approx(np.sum(each, 0).tolist())
+    per_image = labels[:1, :1]
+    everywhere = per_image.expand(3, 2, 2 * pairs, 4)
+    assert torch.equal(multiclass(x, per_image), multiclass(x, everywhere))
+
+
+def test_in_mixtures_too_no_number_and_no_such_class_are_errors():
+    x = scores([1, 2], [float("nan"), 0], [float("-inf"), float("-inf")])
+    labels = torch.tensor([[1, 0.5, 7, 0.25], [0, 0.5, 1, 0.25], [1, 0.5, 9, 0.25]]).T[None, None]
+    assert multiclass(x, labels).tolist() == [0.25 + 0.75 + 0.75, 0.25 + 0.5 + 0.25]
+
+
 def test_one_label_for_a_map_and_any_shape_of_labels():
     x = torch.zeros(2, 3, 4, 2)
     x[:, :, 1] = 1
@@ -114,13 +136,50 @@ def test_without_errors():
     assert list(trainer.history.stats["val"][0]) == ["objective", "num", "time"]
 
 
-def test_sums_are_double():
-    meter = Meter(["e"])
-    big = torch.tensor([2.0**24], dtype=torch.float32)
-    for output in (big, torch.ones(1), torch.ones(1)):
-        meter.add(output, torch.ones(1), 1)
+def test_means_are_over_counts_of_their_own():
+    """An objective per image and an error per pixel of two maps; sums are double."""
+    meter = Meter(["objective", "e"])
+    meter.add(np.array([2.0**24, 1]), np.array([1, 6]), 1)
+    meter.add(np.array([1.0, 2]), np.array([1, 6]), 1)
+    meter.add(np.array([1.0, 3]), np.array([1, 0]), 1)
     assert meter.stats["objective"] == (2**24 + 2) / 3
-    assert (meter.stats["e"], meter.stats["num"]) == (1, 3)
+    assert (meter.stats["e"], meter.stats["num"]) == (0.5, 3)
+
+
+def test_before_the_first_image_there_are_no_means():
+    meter = Meter(["objective", "aux"])
+    assert meter.stats == {"num": 0, "time": 0.0}
+    meter.add(np.array([0.0, 4]), np.array([0, 2]), 2)
+    assert (meter.stats["objective"], meter.stats["aux"]) == (0, 2)
+
+
+def test_a_restored_meter_goes_on_exactly():
+    rng = np.random.default_rng(0)
+    batches = [(rng.standard_normal(2) / 3, np.array([5, 7]), 5) for _ in range(6)]
+    whole = Meter(["objective", "e"])
+    for batch in batches:
+        whole.add(*batch)
+    first = Meter(["objective", "e"])
+    for batch in batches[:3]:
+        first.add(*batch)
+    resumed = Meter(["objective", "e"])
+    resumed.restore(json.loads(json.dumps(first.state())))
+    first.add(*batches[0])  # shares nothing with the restored one
+    for batch in batches[3:]:
+        resumed.add(*batch)
+    assert {**resumed.stats, "time": 0} == {**whole.stats, "time": 0}
+
+
+def test_a_restored_clock_goes_on(monkeypatch):
+    seconds = iter([100.0, 107.0, 108.0, 109.0, 111.0, 113.0])
+    monkeypatch.setattr(meters.time, "perf_counter", lambda: next(seconds))
+    clock = Clock(spent=3.0, images=12)
+    assert clock.tick(8) == (2, 8 / 7)  # 20 images in 10 seconds
+    assert clock.time == 10
+    for _ in range(3):
+        clock.tick(8)
+    assert clock.time == 3 + 4 * 2  # the correction leaves the earlier seconds alone
+    assert clock.tick(8) == (52 / 13, 4)
 
 
 def test_speed_is_corrected_after_the_fourth_batch(monkeypatch):

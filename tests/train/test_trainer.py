@@ -327,3 +327,17 @@ def test_the_built_in_get_batch_and_database():
     assert stats["train"][-1]["objective"] < stats["train"][0]["objective"]
     with pytest.raises(TypeError, match="unknown"):
         dataclasses.replace(options(), unknown=1)
+
+
+def test_a_schedule_of_the_user_is_asked_before_each_update_and_checked():
+    asked = []
+
+    def halving(progress):
+        asked.append((progress.epoch, progress.done))
+        return 0.1 * 0.5**progress.done
+
+    trainer = train(small_net(), Data(), learning_rate=halving, num_epochs=2)
+    assert asked == [(1, 0.0), (1, 1 / 3), (1, 2 / 3), (2, 1.0), (2, 1 + 1 / 3), (2, 1 + 2 / 3)]
+    assert trainer.history.learning_rates == [0.1 * 0.5 ** (2 / 3), 0.1 * 0.5 ** (1 + 2 / 3)]
+    with pytest.raises(ValueError, match=r"learning_rate gave nan for Progress\(epoch=1"):
+        train(small_net(), Data(), learning_rate=lambda _: float("nan"))

@@ -66,15 +66,20 @@ def test_the_fused_step_is_the_formula_whatever_the_memory_order(dtype, nesterov
         assert_close(updater.state[name], v, REFERENCE[dtype], name)
 
 
-def test_the_fused_step_is_taken(monkeypatch):
+def test_parameters_of_one_rate_and_decay_step_together(monkeypatch):
     import matconvnet.train.update as module
 
-    calls = []
-    monkeypatch.setattr(module, "sgd_fused", lambda values, *_, **__: calls.append(len(values)))
+    calls, sgd_many = [], module.SOLVERS_MANY[sgd]
+
+    def spy(values, *rest):
+        calls.append(len(values))
+        return sgd_many(values, *rest)
+
+    monkeypatch.setitem(module.SOLVERS_MANY, sgd, spy)
     _, updater = updater_of([randn((1, 1, 2, 3), dtype=torch.float32)] * 3)
     updater.params["l2_1"].learning_rate = 2
     steps(updater, [[randn((1, 1, 2, 3), dtype=torch.float32)] * 3])
-    assert calls == [2, 1]  # one call for each pair of rate and decay
+    assert calls == [2, 1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -1,38 +1,44 @@
-"""`cnn_train` with MATLAB manners: structs, option pairs, labels and image numbers from 1."""
+"""`cnn_train` and `cnn_train_dag`: the trainer with the original's manners."""
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import fields
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from matconvnet.compat.display import vl_simplenn_display
-from matconvnet.compat.options import parse_options
-from matconvnet.compat.simplenn import chain_of, cudnn_flags, labels_from_one
-from matconvnet.executor import Record
-from matconvnet.layer import Layer
-from matconvnet.layout import map_arrays, to_numpy, to_tensor
-from matconvnet.nets.custom import Custom, Entry
+from matconvnet.compat.simplenn import chain_of, cudnn_flags
+from matconvnet.compat.training_batches import (
+    ChainBatches,
+    DagBatches,
+    Extracting,
+    derivatives,
+    in_order,
+)
+from matconvnet.compat.training_options import COMMON, error_labels, training_options
+from matconvnet.layout import map_arrays, to_numpy
+from matconvnet.nets.dagnn import DagNN
 from matconvnet.nets.fields import camel_case, is_empty
+from matconvnet.nets.network import Network
 from matconvnet.nets.simplenn import SimpleNN
 from matconvnet.nets.struct import layer_list, weight_list
-from matconvnet.train.meters import binary, multiclass
-from matconvnet.train.options import ERROR_LABELS, TrainOptions
-from matconvnet.train.trainer import Epoch, Trainer, prediction_of
-from matconvnet.values import Struct
+from matconvnet.parallel.links import place_of_this_process
+from matconvnet.train.options import TrainOptions
+from matconvnet.train.trainer import Epoch, Trainer
+from matconvnet.values import Struct, StructArray
 
-OWN = {f.name: f.default for f in fields(TrainOptions) if f.name not in ("resume", "device")}
-OPTIONS = {
-    **OWN, "continue": True, "gpus": None, "cudnn": True,
-    "profile": False, "parameter_server": None, "memory_map_file": None,
-}  # fmt: skip
-CAN_BE_EMPTY = ("solver", "solver_opts", "error_labels", "epoch_size", "back_prop_depth",
-                "post_epoch_fn")  # fmt: skip
-NUMBERS = ("batch_size", "num_sub_batches", "num_epochs", "epoch_size", "back_prop_depth",
-           "random_seed")  # fmt: skip
+CHAIN_OPTIONS = {
+    **{name: default for name, default in COMMON.items() if name != "der_outputs"},
+    "cudnn": True,
+    "memory_map_file": None,
+}
+CHAIN_ONLY = (
+    "conserve_memory", "error_function", "error_labels", "extract_stats", "plot_diagnostics"
+)  # fmt: skip
+DAG_OPTIONS = {
+    **{name: default for name, default in COMMON.items() if name not in CHAIN_ONLY},
+    "der_outputs": {"objective": 1},
+    "extract_stats_fn": None,
+}
 
 
 def cnn_train(
@@ -47,11 +53,12 @@ def cnn_train(
         get_batch: `get_batch(imdb, batch) -> (im, labels)`: batch holds image numbers from 1, im is
             H x W x C x N, NumPy or torch, labels are from 1 with 0 = ignore (+-1 with 0 = ignore
             for binary losses). With prefetch it is also called with `prefetch=True`.
-        *pairs: name, value pairs and dicts, names in any case: those of the original, and
-            `progress` (ours; False: be silent). train and val are image numbers from 1; empty: by
-            set; NaN: none. gpus is empty or one number from 1. errorFunction is
-            'multiclass', 'binary', 'none' or `f(params, labels, res)`; postEpochFn
-            `f(net, params, state)`. profile, parameterServer and memoryMapFile have no effect.
+        *pairs: name, value pairs and dicts, names in any case: those of the original, and those of
+            `TrainOptions` (progress, checkpointFormat ...). train and val are image numbers from
+            1; empty: by set; NaN: none. gpus is empty or one number from 1. solver is a name or
+            `w, state = f(w, state, der, opts, lr)`; errorFunction 'multiclass', 'binary', 'none'
+            or `f(params, labels, res)`; postEpochFn `f(net, params, state)`. parameterServer and
+            memoryMapFile have no effect: started by torchrun, the workers find each other.
         **options: the same as keywords.
 
     Returns:
@@ -62,156 +69,103 @@ def cnn_train(
     Source: cnn_train.m. Here evaluation (train NaN) takes one epoch, and the network given, never
         that of a checkpoint; a checkpoint gives parameters to the network given.
     """
-    opts = parse_options(OPTIONS, pairs, options)
-    in_numpy = not isinstance(net, SimpleNN) and _is_numpy(net)
+    opts, own = training_options(CHAIN_OPTIONS, pairs, options, imdb, get_batch)
+    in_numpy = not isinstance(net, SimpleNN) and _is_numpy(_weights(net))
     chain = net if isinstance(net, SimpleNN) else chain_of(net, in_numpy)
-    own = _plain(opts, imdb)
-    params = Struct({camel_case(name): value for name, value in opts.items()})
 
     def answer() -> Any:
         return chain if isinstance(net, SimpleNN) else _as_given(chain, net, in_numpy)
 
-    batches = _Batches(get_batch, chain)
+    params = _params(opts)
+    batches = ChainBatches(get_batch, chain)
     if opts["error_function"] != "none":
-        own["error_labels"] = _error_labels(opts)
+        own["error_labels"] = error_labels(opts)
         own["error_function"] = batches.error_function(opts["error_function"], params)
-    if own["post_epoch_fn"] is not None:
-        own["post_epoch_fn"] = _post_epoch(opts["post_epoch_fn"], answer, params, get_batch)
-    if opts["progress"]:
+    if opts["progress"] and place_of_this_process().rank == 0:
         vl_simplenn_display(chain, batch_size=own["batch_size"])
+    own["post_epoch_fn"] = _post_epoch(own["post_epoch_fn"], answer, params, get_batch)
     with cudnn_flags(bool(opts["cudnn"])):
         _, stats = Trainer(chain, imdb, batches, TrainOptions(**own)).run()
     batches.forget_labels()
-    return answer(), Struct({phase: [Struct(s) for s in all_] for phase, all_ in stats.items()})
+    return answer(), _told(stats)
 
 
-class _Batches:
-    """`get_batch` for the trainer: numbers from 0, and what came last in its original form."""
+def cnn_train_dag(
+    net: Any, imdb: Any, get_batch: Callable[..., Any], *pairs: Any, **options: Any
+) -> tuple[Any, Struct]:
+    """Train a network of layers wired by names.
 
-    def __init__(self, get_batch: Callable[..., Any], chain: SimpleNN):
-        self.get_batch, self.chain = get_batch, chain
-        self.prediction = prediction_of(chain)
-        self.labels: Any = None
-        self.in_numpy = False
-        readers = [link.layer for link in chain.layers if link.layer.label_inputs]
-        self.reader: Layer | None = readers[-1] if readers else None
-        last = chain.layers[-1].layer
-        self.custom = cast(dict[str, Any], last.struct) if isinstance(last, Custom) else None
+    Args:
+        net: a DagNN, which is trained in place, or the struct of one, which is not modified.
+            `net.conserve_memory` holds.
+        imdb: the database, as for `cnn_train`.
+        get_batch: `get_batch(imdb, batch) -> inputs`: batch holds image numbers from 1, inputs is a
+            list `["input", im, "label", labels, ...]` or a dict. What losses compare with counts as
+            for `cnn_train`; other inputs are taken as they are.
+        *pairs: as for `cnn_train`, but for errors and cudnn. derOutputs tells the objectives and
+            their weights, `["objective", 1]` or a dict. extractStatsFn is
+            `stats = f(stats, net)`, called after each batch with the statistics so far; it may
+            read `net.vars[...].value` of variables that are precious.
+        **options: the same as keywords.
 
-    def __call__(self, imdb: Any, indices: np.ndarray, prefetch: bool = False) -> Any:
-        if prefetch:
-            return self.get_batch(imdb, indices + 1, prefetch=True)
-        im, self.labels = self.get_batch(imdb, indices + 1)
-        self.in_numpy = isinstance(im, np.ndarray)
-        if self.custom is not None:
-            self.custom["class"] = self.labels
-        labels = _tensor(self.labels)
-        return im, labels if self.reader is None else labels_from_one(self.reader, labels)
+    Returns:
+        (net, stats): the trained network, of the kind that was given; and `stats.train`,
+        `stats.val`, lists with a struct for each epoch: num, time, and for each loss the mean of
+        its output variable, under its name.
 
-    def forget_labels(self) -> None:
-        """Take the labels of the last batch from the last layer, if it is a custom one."""
-        if self.custom is not None:
-            self.custom.pop("class", None)
+    Raises: as `cnn_train`; ValueError, if derOutputs is empty.
+    Source: cnn_train_dag.m. Here evaluation (train NaN) writes nothing.
+    """
+    opts, own = training_options(DAG_OPTIONS, pairs, options, imdb, get_batch)
+    in_numpy = not isinstance(net, DagNN) and _is_numpy(_values(net))
+    dag = net if isinstance(net, DagNN) else DagNN.from_struct(net)
 
-    def error_function(self, function: Any, params: Struct) -> Any:
-        """An error function of the original as one for the trainer."""
-        if function == "multiclass":
-            return lambda _options, _labels, record: multiclass(
-                record.values[self.prediction], self._classes(record)
-            )
-        if function == "binary":
-            return lambda _options, _labels, record: binary(
-                record.values[self.prediction], self._tensor_like(record)
-            )
-        if not callable(function):
-            return function  # TrainOptions explains
-        return lambda _options, _labels, record: function(params, self.labels, self._res(record))
+    def answer() -> Any:
+        return dag if isinstance(net, DagNN) else _in_kind(dag.to_struct(), in_numpy)
 
-    def _tensor_like(self, record: Record) -> Tensor:
-        return _tensor(self.labels).to(record.values[self.prediction].device)
-
-    def _classes(self, record: Record) -> Tensor:
-        """Classes from 0, whatever the last layer takes for labels."""
-        labels = self._tensor_like(record)
-        if labels.dim() == 4 and labels.shape[2] == 2:
-            return torch.cat((labels[:, :, :1] - 1, labels[:, :, 1:]), 2)
-        return labels - 1
-
-    def _res(self, record: Record) -> list[Entry]:
-        count = len(self.chain.layers) + 1
-        values = [record.values.get(f"x{i}") for i in range(count)]
-        return [Entry(x=to_numpy(value) if self.in_numpy else value) for value in values]
+    extract = opts["extract_stats_fn"]
+    own |= {
+        "extract_stats": in_order if is_empty(extract) else Extracting(extract),
+        "der_outputs": derivatives(opts["der_outputs"]) if len(own["train"]) else None,
+        "conserve_memory": dag.conserve_memory,
+        "error_function": "none",
+        "post_epoch_fn": _post_epoch(own["post_epoch_fn"], answer, _params(opts), get_batch),
+    }
+    _, stats = Trainer(dag, imdb, DagBatches(get_batch, dag), TrainOptions(**own)).run()
+    return answer(), _told(stats)
 
 
-def _is_numpy(net: Any) -> bool:
-    """True, if a weight of the struct is a NumPy array."""
-    weights = [w for entry in layer_list(net) for w in weight_list(entry)]
+def _told(stats: Mapping[str, list[Any]]) -> Struct:
+    return Struct({phase: [Struct(s) for s in all_] for phase, all_ in stats.items()})
+
+
+def _params(opts: Mapping[str, Any]) -> Struct:
+    """The options under the original's names, as its functions are given them."""
+    return Struct({camel_case(name): value for name, value in opts.items()})
+
+
+def _is_numpy(weights: list[Any]) -> bool:
+    """True, if a weight of a struct is a NumPy array."""
     return any(isinstance(w, np.ndarray) for w in weights)
 
 
-def _plain(opts: Mapping[str, Any], imdb: Any) -> dict[str, Any]:
-    """The options under their own names, with Python's values."""
-    own = {name: opts[name] for name in OWN}
-    for name in CAN_BE_EMPTY:
-        own[name] = None if is_empty(opts[name]) else opts[name]
-    for name in NUMBERS:
-        own[name] = _number(own[name])
-    for name, code in (("train", 1), ("val", 2)):
-        own[name] = _images(opts[name], imdb, code)
-    gpus = np.ravel([] if opts["gpus"] is None else opts["gpus"]).tolist()
-    if len(gpus) > 1:
-        raise ValueError(f"gpus is {gpus}; wanted one GPU at most")
-    device = f"cuda:{int(gpus[0]) - 1}" if gpus else "cpu"
-    return {**own, "resume": bool(opts["continue"]), "device": device}
+def _weights(net: Any) -> list[Any]:
+    return [w for entry in layer_list(net) for w in weight_list(entry)]
 
 
-def _number(value: Any) -> Any:
-    """Whole numbers as int; infinity, where it means no limit, as None."""
-    if isinstance(value, (float, np.number)):
-        if math.isinf(value):
-            return None
-        return int(value) if value == int(value) else value
-    return value
-
-
-def _images(given: Any, imdb: Any, code: int) -> np.ndarray:
-    """Indices from 0 of the images of a phase."""
-    numbers = np.ravel([] if given is None else to_numpy(given))
-    if numbers.size == 1 and np.isnan(numbers[0]):
-        return np.zeros(0, np.int64)
-    if numbers.size:
-        if (numbers != np.floor(numbers)).any() or numbers.min() < 1:
-            raise ValueError(f"train and val are image numbers from 1; found {numbers.min()}")
-        return numbers.astype(np.int64) - 1
-    sets = _get(_get(imdb, "images"), "set")
-    sets = _get(imdb, "set") if sets is None else sets
-    if sets is None:
-        raise ValueError("imdb has no images.set; give the image numbers as train and val")
-    return np.flatnonzero(np.ravel(to_numpy(sets)) == code)
-
-
-def _get(item: Any, name: str) -> Any:
-    return item.get(name) if isinstance(item, Mapping) else getattr(item, name, None)
-
-
-def _tensor(labels: Any) -> Tensor:
-    tensor = to_tensor(labels)
-    return tensor if isinstance(tensor, Tensor) else torch.as_tensor(tensor)
-
-
-def _error_labels(opts: Mapping[str, Any]) -> Any:
-    if not is_empty(opts["error_labels"]):
-        return opts["error_labels"]
-    function = opts["error_function"]
-    return ERROR_LABELS.get(function) if isinstance(function, str) else None
+def _values(net: Mapping[str, Any]) -> list[Any]:
+    params = net.get("params", [])
+    return [param.get("value") for param in ([params] if isinstance(params, dict) else params)]
 
 
 def _post_epoch(
     function: Any, answer: Callable[[], Any], params: Struct, get_batch: Any
-) -> Callable[..., Any]:
+) -> Callable[..., Any] | None:
     """A function `f(net, params, state)` of the original as one for the trainer."""
+    if function is None:
+        return None
 
-    def call(_net: SimpleNN, _options: TrainOptions, told: Epoch) -> Any:
+    def call(_net: Network, _options: TrainOptions, told: Epoch) -> Any:
         told_params = Struct(
             params, epoch=told.epoch, learningRate=told.learning_rate, train=told.train + 1,
             val=told.val + 1, imdb=told.imdb, getBatch=get_batch,
@@ -233,3 +187,12 @@ def _as_given(chain: SimpleNN, net: Mapping[str, Any], in_numpy: bool) -> Struct
         if in_numpy and "weights" in entry:
             entry["weights"] = map_arrays(entry["weights"], to_numpy)
     return out
+
+
+def _in_kind(struct: Struct, in_numpy: bool) -> Struct:
+    """The struct of a DagNN, the values of its parameters as arrays, if that is wanted."""
+    if in_numpy:
+        struct["params"] = StructArray(
+            Struct(param, value=to_numpy(param["value"])) for param in struct["params"]
+        )
+    return struct

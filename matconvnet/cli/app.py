@@ -11,13 +11,15 @@ from typer.core import TyperGroup
 from matconvnet._version import __version__
 from matconvnet.cli.check import check
 from matconvnet.cli.convert import convert
+from matconvnet.cli.data import data_app
 from matconvnet.cli.evaluate import evaluate
 from matconvnet.cli.parity import parity
 from matconvnet.cli.predict import predict
+from matconvnet.cli.runs import runs
 from matconvnet.cli.show import show
 from matconvnet.cli.train import train
 
-USER_ERRORS = (ValueError, TypeError, KeyError, OSError, ArithmeticError, ImportError)
+USER_ERRORS = (ValueError, TypeError, KeyError, OSError, ArithmeticError, ImportError, MemoryError)
 USAGE_STATUS = 2
 
 
@@ -60,8 +62,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, evaluate, predict, show, convert, parity, check):
+for command in (train, evaluate, predict, show, runs, convert, parity, check):
     app.command()(command)
+app.add_typer(data_app, name="data")
 
 
 def _print_version(value: bool) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from matconvnet.cli.sources import DataOption, TrainedArgument, load_images, open_trained
+from matconvnet.cli.sources import DataOption, TrainedArgument, load_data, open_trained
 
 
 def evaluate(
@@ -20,7 +20,7 @@ def evaluate(
     from matconvnet.cli.evaluation import confusion_table, evaluate_set
     from matconvnet.cli.sources import check_images
 
-    net, imdb = open_trained(network), load_images(data)
+    net, imdb = open_trained(network), load_data(data)
     check_images(net, imdb)
     found = evaluate_set(net, imdb, images)
     console = Console(highlight=False)

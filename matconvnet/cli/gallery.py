@@ -6,15 +6,20 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from matconvnet.data.imdb import Imdb
+from matconvnet.data.lists import Database
+from matconvnet.images import read_image, resize
+
 COLUMNS = 8
 CELL = (1.1, 1.35)  # inches: width and height of an image with its caption
 HEADER = 0.5  # inches
+THUMBNAIL = 96  # pixels of the shorter side
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 
 
 def save_gallery(
     path: Path,
-    images: np.ndarray,
+    images: Sequence[np.ndarray],
     labels: np.ndarray,
     probabilities: np.ndarray,
     classes: Sequence[str],
@@ -24,13 +29,13 @@ def save_gallery(
 
     Args:
         path: of the PNG file.
-        images: H x W x C x N, values 0 to 255, C 1 or 3.
+        images: N of H x W x C, values 0 to 255, C 1 or 3.
         labels: N, 0-based.
         probabilities: N x K.
         classes: K names.
         title: a line above the grid.
     """
-    count = images.shape[3]
+    count = len(images)
     rows = -(-count // COLUMNS)
     width, height = COLUMNS * CELL[0], rows * CELL[1] + HEADER
     figure = Figure(figsize=(width, height), dpi=120)
@@ -46,13 +51,26 @@ def save_gallery(
         caption = f"{classes[guesses[i]]}  {100 * probabilities[i, guesses[i]]:.0f} %"
         if not is_right:
             caption += f"\nis {classes[labels[i]]}"
-        image = images[..., i].astype(np.uint8)
+        image = images[i].astype(np.uint8)
         axis.imshow(image if image.shape[2] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)
         axis.set_xlabel(caption, color=colour, fontsize=8, labelpad=2)
         axis.set(xticks=[], yticks=[])
         for spine in axis.spines.values():
             spine.set(color=colour, linewidth=2)
     figure.savefig(path)
+
+
+def thumbnails(imdb: Database, indices: np.ndarray) -> list[np.ndarray]:
+    """Some images of a database, H x W x C; small, if they come from files."""
+    if isinstance(imdb, Imdb):
+        return [imdb.images[..., i] for i in indices]
+    found = []
+    for i in indices:
+        image = read_image(imdb.path(int(i)))
+        scale = THUMBNAIL / min(image.shape[:2])
+        height, width = (max(1, round(scale * side)) for side in image.shape[:2])
+        found.append(resize(image, (height, width), method="bilinear").clip(0, 255))
+    return found
 
 
 def choose(labels: np.ndarray, probabilities: np.ndarray, mistakes: int, others: int) -> np.ndarray:

@@ -1,12 +1,14 @@
-"""What commands work on: networks by name or file, databases by folder."""
+"""What commands work on: networks by name or file, databases by folder or file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from matconvnet.data.imdb import Imdb
+    from matconvnet.data.lists import Database
+    from matconvnet.data.reader import FileSource
     from matconvnet.nets.network import Network
     from matconvnet.nets.simplenn import SimpleNN
 
@@ -16,9 +18,18 @@ FILE_HELP = (
 )
 NETWORK_HELP = (
     f"A file: {FILE_HELP}. Or a network of the zoo, with fresh weights: alexnet, cifar-lenet, "
-    "cifar-nin, lenet, vgg-f; all but the CIFAR ones also with -bnorm added."
+    "cifar-nin, fashion, lenet, vgg-f; alexnet, lenet and vgg-f also with -bnorm added."
+)
+JITTER = tuple(
+    f"jitter_{what}"
+    for what in ("flip", "location", "aspect", "scale", "brightness", "contrast", "saturation")
 )
 NetworkArgument = Annotated[str, typer.Argument(metavar="NET", help=NETWORK_HELP)]
+DATA_HELP = (
+    "A folder of images (train/CLASS/*.jpg, or CLASS/*.jpg), of the four IDX files of MNIST or "
+    "Fashion-MNIST, or of the batches of CIFAR-10; a list of images (.csv, .parquet); a MatConvNet "
+    "imdb (.mat); arrays (.npz)."
+)
 TrainedArgument = Annotated[
     Path, typer.Argument(metavar="NET", help=f"The file of a trained network: {FILE_HELP}.")
 ]
@@ -26,8 +37,7 @@ DataOption = Annotated[
     Path | None,
     typer.Option(
         "--data",
-        help="Folder with the four IDX files of MNIST or Fashion-MNIST, gzipped or not; "
-        "without it, the 10,000 digits of this package.",
+        help=f"{DATA_HELP} Without it, the 10,000 digits of this package.",
         show_default=False,
     ),
 ]
@@ -90,16 +100,58 @@ def _network(found: Any, name: object) -> "Network":
     return found
 
 
-def load_images(folder: Path | None) -> "Imdb":
-    """The database in a folder, or the digits of the package."""
-    from matconvnet.data.imdb import load_digits, load_mnist
+def load_data(path: Path | None) -> "Database":
+    """The database that `--data` names, or the digits of the package."""
+    from matconvnet.interop.databases import load_data
 
-    return load_digits() if folder is None else load_mnist(folder)
+    return load_data(path)
 
 
-def check_images(net: "Network", imdb: "Imdb") -> None:
-    """Raise ValueError unless the images have the size that the network declares."""
+def file_source(net: "Network", **changes: Any) -> "FileSource":
+    """What reads picture files for a network, as its meta data tell.
+
+    Args:
+        net: size, crop and average are those of `meta.normalization`, jitter of
+            `meta.augmentation`.
+        **changes: options of FileSource that replace these.
+    Raises: ValueError, if the network tells no size of its input.
+    """
+    from matconvnet.data.reader import FileSource
+    from matconvnet.layout import to_numpy
+    from matconvnet.nets.fields import camel_case, is_empty, to_list
+    from matconvnet.nets.preprocess import Normalization
+
+    norm = Normalization.of(net)
+    if norm.size is None:
+        raise ValueError("the network tells no size of its input; files want one")
+    options: dict[str, Any] = {
+        "image_size": norm.size,
+        "crop_size": max(norm.crop),
+        "keep_aspect": norm.keep_aspect,
+        "subtract_average": 0.0 if norm.average is None else norm.average,
+        "interpolation": norm.method,
+        "channels": norm.channels or 3,
+    }
+    told = net.meta.get("augmentation")
+    for name in JITTER:
+        value = told.get(camel_case(name)) if isinstance(told, Mapping) else None
+        if not is_empty(value):
+            numbers = to_list(value)  # of a .mat file a row; a square matrix stays one
+            few = numbers[0] if len(numbers) == 1 else numbers
+            options[name] = few if len(numbers) < 4 else to_numpy(value)
+    return FileSource(**options | changes)
+
+
+def check_images(net: "Network", imdb: "Database") -> None:
+    """Raise ValueError unless the images have the size that the network declares.
+
+    Those in files are resized as they are read.
+    """
+    from matconvnet.data.imdb import Imdb
     from matconvnet.nets.fields import is_empty, to_list
+
+    if not isinstance(imdb, Imdb):
+        return
 
     declared = net.meta.get("inputSize")
     numbers = [] if is_empty(declared) else to_list(declared)

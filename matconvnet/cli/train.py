@@ -6,26 +6,30 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from matconvnet.cli.sources import (
-    NETWORK_HELP,
-    DataOption,
-    check_images,
-    load_images,
-    open_simplenn,
-)
+from matconvnet.cli.sources import NETWORK_HELP, DataOption, check_images, load_data, open_network
 
 if TYPE_CHECKING:
-    from matconvnet.data.imdb import Imdb
-    from matconvnet.nets.simplenn import SimpleNN
+    from matconvnet.data.lists import Database
+    from matconvnet.nets.network import Network
+    from matconvnet.train.trainer import Trainer
 
-DIGITS_RECIPE = {"learningRate": [0.002] * 8 + [0.0002] * 2, "numEpochs": 10, "batchSize": 50}
-"""For the 8,000 digits of the package, where the networks' own recipes are for 60,000 images.
-
-Chosen on a fifth of the training set. Test errors with seeds 0, 1, 2: lenet 2.15, 2.35, 2.25 %;
-lenet-bnorm 1.65, 1.80, 1.95 %.
-"""
 SHOWN = 40  # images in the gallery
 SHOWN_MISTAKES = 16
+UPDATES, IMAGES, MEMORY, FILES = "Updates", "Images", "Memory", "Files"
+RATE_HELP = "A number, cosine:0.1, steps:0.1@30,60 or plateau:0.01; +warmup:5 after any."
+FOLDER_FILES = {
+    "network.safetensors": "the trained network, for `evaluate`, `predict` and `show`",
+    "predictions.png": "some images with predictions, and the worst mistakes",
+    "run.html": "the run as a page: curves, speed, confusions",
+    "net-train.pdf, net-train.png": "the learning curves",
+    "stats.jsonl": "the same as numbers",
+    "profile.json": "where the time went",
+    "net-epoch-<e>.safetensors": "checkpoints: the last epochs, and the best",
+}
+
+
+def _option(text: str, panel: str, **more: Any) -> Any:
+    return typer.Option(help=text, rich_help_panel=panel, show_default=False, **more)
 
 
 def train(
@@ -36,54 +40,112 @@ def train(
         typer.Option(help="Folder for all results.", show_default="runs/NET"),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="How many epochs.", min=1)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per update.", min=1)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="The same in all epochs.")] = None,
-    solver: Annotated[
-        Literal["sgd", "adadelta", "adagrad", "adam", "adamw", "rmsprop"],
-        typer.Option(help="Update rule; sgd has the momentum of the recipe."),
-    ] = "sgd",
-    sub_batches: Annotated[int, typer.Option(help="Parts of a batch, to save memory.", min=1)] = 1,
     bnorm: Annotated[
         bool, typer.Option("--bnorm", help="Add batch normalization to a network of the zoo.")
+    ] = False,
+    new_head: Annotated[
+        bool, typer.Option("--new-head", help="Draw the last layer anew, for these classes.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the weights and of the order of the images.")] = 0,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to compute.")] = "cpu",
     resume: Annotated[
-        bool, typer.Option(help="Continue after the last epoch found in the folder.")
+        bool, typer.Option(help="Continue after the last checkpoint in the folder.")
     ] = True,
+    batch_size: Annotated[int | None, _option("Images per update.", UPDATES, min=1)] = None,
+    learning_rate: Annotated[str | None, _option(RATE_HELP, UPDATES)] = None,
+    solver: Annotated[
+        Literal["sgd", "adadelta", "adagrad", "adam", "adamw", "rmsprop"] | None,
+        _option("Update rule; sgd has the momentum of the recipe.", UPDATES),
+    ] = None,
+    momentum: Annotated[float | None, _option("Of sgd.", UPDATES)] = None,
+    weight_decay: Annotated[float | None, _option("Multiple of the weights.", UPDATES)] = None,
+    clip_norm: Annotated[float | None, _option("Largest norm of derivatives.", UPDATES)] = None,
+    average: Annotated[
+        float | None, _option("Decay of a moving average of the weights: 0.999.", UPDATES)
+    ] = None,
+    monitor: Annotated[
+        str | None, _option("The statistic that tells the best epoch: top1err.", UPDATES)
+    ] = None,
+    patience: Annotated[
+        int | None, _option("Stop after so many epochs without a better one.", UPDATES, min=1)
+    ] = None,
+    flip: Annotated[bool | None, _option("Mirror images by chance.", IMAGES)] = None,
+    shift: Annotated[int | None, _option("Move images by up to so many pixels.", IMAGES)] = None,
+    cutout: Annotated[int | None, _option("Side of a square to cover.", IMAGES)] = None,
+    mixup: Annotated[float | None, _option("Mix images in pairs: 0.2.", IMAGES)] = None,
+    label_smoothing: Annotated[
+        float | None, _option("Share of a label spread over all classes: 0.1.", IMAGES)
+    ] = None,
+    threads: Annotated[int | None, _option("That decode files.", IMAGES, min=1)] = None,
+    bad_files: Annotated[
+        Literal["fill", "replace", "raise"],
+        _option("Ignore a file that cannot be read, take another, or end.", IMAGES),
+    ] = "fill",
+    sub_batches: Annotated[int | None, _option("Parts of a batch.", MEMORY, min=1)] = None,
+    memory: Annotated[
+        str | None, _option("Split batches to fit into so many bytes: 8GB.", MEMORY)
+    ] = None,
+    recompute: Annotated[
+        bool, _option("Compute values again rather than keep them.", MEMORY)
+    ] = False,
+    keep: Annotated[
+        int | None, _option("Checkpoints of so many last epochs.", FILES, min=1)
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None, _option("One within an epoch, after so many updates.", FILES, min=1)
+    ] = None,
+    mat: Annotated[bool, _option("Write net-epoch-<e>.mat, for MatConvNet.", FILES)] = False,
+    tensorboard: Annotated[bool, _option("Write its event files.", FILES)] = False,
+    profile: Annotated[
+        bool, _option("Measure the time of layers, data, communication.", FILES)
+    ] = False,
 ) -> None:
-    """Train a network from fresh weights, or from those in a file.
+    """Train a network, from fresh weights or from those in a file.
 
-    Options that are left out are those of the network's recipe. The folder receives the network
-    after every epoch, the learning curves, the trained network, and a picture of its predictions.
+    Options that are left out are those of the network's recipe. The folder receives checkpoints,
+    learning curves, a page about the run, the trained network, and a picture of its predictions.
+
+    On several processes or machines: torchrun --nproc-per-node=2 -m matconvnet train NET ...
     """
-    from matconvnet.data.batches import get_batch
+    from matconvnet.cli import recipe
     from matconvnet.interop.safetensors import save_network
-    from matconvnet.train.options import TrainOptions
+    from matconvnet.parallel.world import join
     from matconvnet.train.trainer import Trainer
 
     _check_device(device)
-    net, imdb = open_simplenn(network + ("-bnorm" if bnorm else ""), seed), load_images(data)
-    check_images(net, imdb)
-    _describe_data(net, imdb)
+    is_fresh = not Path(network).exists()
+    net, imdb = open_network(network + ("-bnorm" if bnorm else ""), seed), load_data(data)
     out = out or Path("runs") / Path(network).stem
-    given = {"num_epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
-    options = TrainOptions(
-        **_recipe(net, is_packaged=data is None)
-        | {key: value for key, value in given.items() if value is not None},
-        exp_dir=out,
-        resume=resume,
-        solver=None if solver == "sgd" else solver,
-        num_sub_batches=sub_batches,
-        random_seed=seed,
-        device=device,
-        val=_held_out(imdb),
-        progress=sys.stdout.isatty(),
-        post_epoch_fn=None if sys.stdout.isatty() else _print_epoch,
-    )
-    net, _ = Trainer(net, imdb, get_batch, options).run()
-    save_network(net, out / "network.safetensors")
-    _show_results(net, imdb, out)
+    net.meta.setdefault("name", Path(network).stem)
+    recipe.fit_head(net, imdb, new_head=new_head or is_fresh, seed=seed)
+    given = {
+        "num_epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
+        "solver": solver, "momentum": momentum, "weight_decay": weight_decay,
+        "clip_norm": clip_norm, "average": average, "monitor": monitor, "patience": patience,
+        "num_sub_batches": sub_batches, "memory": memory, "recompute": recompute or None,
+        "keep_last": keep, "checkpoint_every": checkpoint_every,
+        "checkpoint_format": "mat" if mat else None, "tensorboard": tensorboard,
+        "profile": profile, "exp_dir": out, "resume": resume, "random_seed": seed,
+        "device": device, "val": recipe.held_out(imdb),
+    }  # fmt: skip
+    options = recipe.training_options(net, given, is_packaged=data is None)
+    augment = {
+        "flip": flip, "shift": shift, "cutout": cutout, "mixup": mixup,
+        "label_smoothing": label_smoothing,
+    }  # fmt: skip
+    check_images(net, imdb)
+    recipe.describe_data(net, imdb)
+    files = {"num_threads": threads, "bad_files": bad_files}
+    pipeline = recipe.make_pipeline(net, imdb, recipe.augmentation(net, augment), files)
+    with join(device) as world:
+        options = recipe.with_progress(
+            options, is_first=world.rank == 0, is_terminal=sys.stdout.isatty()
+        )
+        trainer = Trainer(net, imdb, pipeline, options, world=world)
+        trainer.run()
+    if world.rank == 0:
+        save_network(net, out / "network.safetensors")
+        _show_results(trainer, imdb, out)
 
 
 def _check_device(device: str) -> None:
@@ -93,75 +155,40 @@ def _check_device(device: str) -> None:
         raise ValueError("device is 'cuda', but torch finds no CUDA device; wanted 'cpu'")
 
 
-def _describe_data(net: "SimpleNN", imdb: "Imdb") -> None:
-    """Write into the meta data what `predict` reads there: class names and the mean image."""
-    net.meta["classes"] = {"name": list(imdb.classes)}
-    normalization = dict(net.meta.get("normalization", {}))
-    normalization.pop("averageImage", None)
-    if imdb.mean is not None:
-        normalization["averageImage"] = imdb.mean
-    net.meta["normalization"] = normalization
-
-
-def _recipe(net: "SimpleNN", is_packaged: bool) -> dict[str, Any]:
-    """Training options in the network's meta data, under their names in TrainOptions."""
-    from dataclasses import fields
-
-    from matconvnet.nets.fields import camel_case
-    from matconvnet.train.options import TrainOptions
-
-    recipe = {**net.meta.get("trainOpts", {}), **(DIGITS_RECIPE if is_packaged else {})}
-    names = {camel_case(field.name): field.name for field in fields(TrainOptions)}
-    return {names[key]: value for key, value in recipe.items() if key in names}
-
-
-def _print_epoch(_net: "SimpleNN", _options: Any, epoch: Any) -> None:
-    """Print one line on an epoch: a file keeps what a progress bar would overwrite."""
-    parts = []
-    for phase in ("train", "val"):
-        stats = epoch.stats[phase][-1]
-        values = ", ".join(f"{k} {v:.4f}" for k, v in stats.items() if k not in ("num", "time"))
-        parts.append(f"{phase} {values} ({stats['time']:.1f} s)")
-    print(f"epoch {epoch.epoch:3d}: {'; '.join(parts)}", flush=True)
-
-
-def _held_out(imdb: "Imdb") -> Any:
-    """Indices of the validation set; of the test set, if there is none."""
-    import numpy as np
-
-    from matconvnet.data.imdb import TEST, VAL
-
-    return np.flatnonzero(imdb.set == (VAL if VAL in imdb.set else TEST))
-
-
-def _show_results(net: "SimpleNN", imdb: "Imdb", out: Path) -> None:
-    """Print the test error and where the files are; save the gallery."""
+def _show_results(trainer: "Trainer", imdb: "Database", out: Path) -> None:
+    """Print the error and where the files are; save the gallery."""
     from rich.console import Console
 
-    from matconvnet.cli.evaluation import evaluate_set
-    from matconvnet.cli.gallery import choose, save_gallery
+    console = Console(highlight=False)
+    bad = getattr(trainer.get_batch.source, "bad", {})
+    if bad:
+        console.print(f"{len(bad)} files could not be read", style="bold yellow")
+    if imdb.classes:
+        console.print(_save_predictions(trainer.net, imdb, out), style="bold")
+    if trainer.loop.profile is not None:
+        console.print(trainer.loop.profile.table())
+    console.print(f"in {out}:", soft_wrap=True)
+    for name, meaning in FOLDER_FILES.items():
+        if any(out.glob(name.split(",")[0].replace("<e>", "*"))):
+            console.print(f"  {name:28}  {meaning}", markup=False, soft_wrap=True)
 
-    found = evaluate_set(net, imdb, "test")
+
+def _save_predictions(net: "Network", imdb: "Database", out: Path) -> str:
+    """Draw images with what the network makes of them; its error in words."""
+    from matconvnet.cli.evaluation import evaluate_set, held_out_set
+    from matconvnet.cli.gallery import choose, save_gallery, thumbnails
+
+    name = held_out_set(imdb)
+    found = evaluate_set(net, imdb, name)
     wrong = found.mistakes()
-    result = f"test error {100 * wrong / found.count:.2f} % ({wrong} of {found.count} images)"
+    result = f"{name} error {100 * wrong / found.count:.2f} % ({wrong} of {found.count} images)"
     shown = choose(found.labels, found.probabilities, SHOWN_MISTAKES, SHOWN - SHOWN_MISTAKES)
     save_gallery(
         out / "predictions.png",
-        imdb.images[..., found.indices[shown]],
+        thumbnails(imdb, found.indices[shown]),
         found.labels[shown],
         found.probabilities[shown],
         imdb.classes,
         f"{result}; the worst mistakes come first",
     )
-    console = Console(highlight=False)
-    console.print(result, style="bold")
-    files = {
-        "network.safetensors": "the trained network, for `evaluate`, `predict` and `show`",
-        "predictions.png": "some images with predictions, and the worst mistakes",
-        "net-train.pdf, net-train.png": "the learning curves",
-        "stats.jsonl": "the same as numbers",
-        "net-epoch-<e>.safetensors": "the network after each epoch",
-    }
-    console.print(f"in {out}:", soft_wrap=True)
-    for name, meaning in files.items():
-        console.print(f"  {name:28}  {meaning}", markup=False, soft_wrap=True)
+    return result

@@ -6,6 +6,7 @@ from functools import partial
 from matconvnet.nets.simplenn import SimpleNN
 from matconvnet.zoo.alexnet import alexnet, vgg_f
 from matconvnet.zoo.cifar import cifar_lenet, cifar_nin
+from matconvnet.zoo.fashion import fashion
 from matconvnet.zoo.lenet import lenet
 
 NETWORKS: dict[str, Callable[..., SimpleNN]] = {
@@ -13,6 +14,7 @@ NETWORKS: dict[str, Callable[..., SimpleNN]] = {
     "alexnet-bnorm": partial(alexnet, batch_normalization=True),
     "cifar-lenet": cifar_lenet,
     "cifar-nin": cifar_nin,
+    "fashion": fashion,
     "lenet": lenet,
     "lenet-bnorm": partial(lenet, batch_normalization=True),
     "vgg-f": vgg_f,

@@ -15,7 +15,7 @@ def test_the_worst_mistakes_come_first():
 
 
 def test_the_gallery_frames_right_and_wrong(tmp_path):
-    images = np.full((28, 28, 1, 2), 128, np.uint8)
+    images = [np.full((28, 28, 1), 128, np.uint8)] * 2
     probabilities = np.array([[0.9, 0.1], [0.8, 0.2]])
     path = tmp_path / "gallery.png"
     save_gallery(path, images, np.array([0, 1]), probabilities, ("no", "yes"), "two")

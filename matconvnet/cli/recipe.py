@@ -11,7 +11,7 @@ from matconvnet.data.imdb import TEST, TRAIN, VAL, Imdb
 from matconvnet.data.mixing import Mix
 from matconvnet.data.pipeline import Pipeline
 from matconvnet.nets.fields import camel_case, is_empty, to_list
-from matconvnet.nets.head import count_classes, replace_head
+from matconvnet.nets.head import check_classifier, count_classes, replace_head
 from matconvnet.nets.network import Network
 from matconvnet.train.options import TrainOptions
 from matconvnet.train.schedules import parse_schedule
@@ -25,6 +25,8 @@ DIGITS_RECIPE = {"learningRate": [0.002] * 8 + [0.0002] * 2, "numEpochs": 10, "b
 Chosen on a fifth of the training set. Test errors with seeds 0, 1, 2: lenet 2.15, 2.35, 2.25 %;
 lenet-bnorm 1.65, 1.80, 1.95 %.
 """
+FOR_ARRAYS = ("flip", "shift", "cutout")
+"""Augmentation of arrays; of these, files take flip alone."""
 STATISTICS_IMAGES = 1000
 """The average colour of files is taken over this many of them."""
 
@@ -49,10 +51,13 @@ def training_options(
     return TrainOptions(**options)
 
 
-def augmentation(net: Network, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What is done to the images of training: `meta.augmentation`, and what was given."""
+def augmentation(net: Network, imdb: "Database", given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is done to the images of training: `meta.augmentation`, and what was given.
+
+    Of the meta data, what is for arrays does not count for files, which have their own there.
+    """
     told = net.meta.get("augmentation")
-    names = ("flip", "shift", "cutout", "mixup", "label_smoothing")
+    names = ("mixup", "label_smoothing", *(FOR_ARRAYS if isinstance(imdb, Imdb) else ()))
     found: dict[str, Any] = {}
     if isinstance(told, Mapping):
         for name in names:
@@ -78,7 +83,7 @@ def make_pipeline(
     mixing = {name: augment.get(name, 0.0) for name in ("label_smoothing", "mixup")}
     mix = Mix(len(imdb.classes), **mixing) if any(mixing.values()) else None
     if isinstance(imdb, Imdb):
-        arrays = {name: augment[name] for name in ("flip", "shift", "cutout") if name in augment}
+        arrays = {name: augment[name] for name in FOR_ARRAYS if name in augment}
         return Pipeline(ArraySource(**arrays), mix=mix)
     wrong = [name for name in ("shift", "cutout") if augment.get(name)]
     if wrong:
@@ -93,9 +98,11 @@ def fit_head(net: Network, imdb: "Database", *, new_head: bool, seed: int) -> No
 
     new_head: draw the last convolution anew, if the numbers differ.
 
-    Raises: ValueError, if they differ otherwise.
+    Raises: ValueError, if they differ otherwise, or the network is none of classes.
     """
     found, wanted = count_classes(net), len(imdb.classes)
+    if wanted:
+        check_classifier(net)
     if not wanted or found is None or (found == wanted and not new_head):
         return
     if new_head:

@@ -18,7 +18,8 @@ FILE_HELP = (
 )
 NETWORK_HELP = (
     f"A file: {FILE_HELP}. Or a network of the zoo, with fresh weights: alexnet, cifar-lenet, "
-    "cifar-nin, fashion, lenet, vgg-f; alexnet, lenet and vgg-f also with -bnorm added."
+    "cifar-nin, dncnn, fashion, lenet, resnet-20, resnet-50, resnet-101, resnet-152, vgg-f, vgg-m, "
+    "vgg-s, vgg-vd-16, vgg-vd-19; alexnet, lenet and those of vgg also with -bnorm added."
 )
 JITTER = tuple(
     f"jitter_{what}"
@@ -148,14 +149,12 @@ def check_images(net: "Network", imdb: "Database") -> None:
     Those in files are resized as they are read.
     """
     from matconvnet.data.imdb import Imdb
-    from matconvnet.nets.fields import is_empty, to_list
+    from matconvnet.nets.meta import input_size
 
     if not isinstance(imdb, Imdb):
         return
-
-    declared = net.meta.get("inputSize")
-    numbers = [] if is_empty(declared) else to_list(declared)
-    wanted, found = tuple(map(int, numbers[:3])), imdb.images.shape[:3]
+    wanted = tuple(map(int, input_size({"inputSize": net.meta.get("inputSize")}, net.input)[:3]))
+    found = imdb.images.shape[:3]
     if len(wanted) == 3 and found != wanted:
         raise ValueError(f"images are {_times(found)}; the network wants {_times(wanted)}")
 

@@ -136,7 +136,7 @@ def train(
     check_images(net, imdb)
     recipe.describe_data(net, imdb)
     files = {"num_threads": threads, "bad_files": bad_files}
-    pipeline = recipe.make_pipeline(net, imdb, recipe.augmentation(net, augment), files)
+    pipeline = recipe.make_pipeline(net, imdb, recipe.augmentation(net, imdb, augment), files)
     with join(device) as world:
         options = recipe.with_progress(
             options, is_first=world.rank == 0, is_terminal=sys.stdout.isatty()

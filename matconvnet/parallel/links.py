@@ -152,7 +152,10 @@ def connect(place: Place, device: torch.device, timeout: float) -> Links:
 
     try:
         if owner:
-            dist.init_process_group("gloo", rank=place.rank, world_size=place.size, timeout=limit)
+            dist.init_process_group(
+                "gloo", store=_store(place, limit), rank=place.rank, world_size=place.size,
+                timeout=limit,
+            )  # fmt: skip
         links = Links(link("gloo"), {"cpu": link("gloo")}, owner)
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -166,6 +169,22 @@ def connect(place: Place, device: torch.device, timeout: float) -> Links:
             f"to be a free port of the machine of rank 0 that all can reach, and {place.size} "
             "workers started at about the same time"
         ) from error
+
+
+def _store(place: Place, limit: timedelta) -> "dist.Store":
+    """Where the workers of this start find each other's addresses.
+
+    torchrun keeps one store over all its restarts, and PyTorch (seen in 2.13) looks there under the
+    same names each time: without a prefix, restarted workers call those that died.
+    """
+    host, port = os.environ["MASTER_ADDR"], _whole_number("MASTER_PORT")
+    is_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    is_host = place.rank == 0 and not is_torchrun
+    store = dist.TCPStore(
+        host, port, place.size, is_master=is_host, timeout=limit, wait_for_workers=False,
+        multi_tenant=True,
+    )  # fmt: skip
+    return dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 
 def _wait_in_slices(work: "dist.Work") -> None:

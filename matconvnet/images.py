@@ -25,7 +25,8 @@ DEEP_MODES = {"I", "I;16", "I;16L", "I;16B", "I;16N"}
 WIDTHS: dict[str, int] = {"box": 1, "bilinear": 2, "bicubic": 4, "lanczos2": 4, "lanczos3": 6}
 """Width of every kernel in pixels, where it does not shrink the image."""
 
-BLOCK = 6  # rows or columns that are resampled by one product of matrices
+ROWS, COLUMNS = 8, 5  # of the result, that are made by one product of matrices
+CACHED = 2**19  # pixels that become floats at a time, so that they stay in the cache
 SINGLE_THREAD = 2**18  # multiplications up to which OpenBLAS starts no threads of its own
 KEPT = 1 << 24  # bytes that a thread keeps for its next picture
 
@@ -45,7 +46,7 @@ class Workspace(threading.local):
         return self.memory[:size].view(dtype).reshape(shape)
 
 
-_strips = Workspace()
+_parts, _strips = Workspace(), Workspace()
 
 
 def read_image(source: Source, channels: int | None = None, *, upright: bool = True) -> np.ndarray:
@@ -132,20 +133,24 @@ def resize(
         for c in range(channels):  # apart, since NumPy is slow where the innermost axis is short
             out[:, :, c] = part[:, ::-1, c]
         return out
-    rows, down = _bands(image.shape[0], top, height, size[0], method)
-    columns, across = _bands(image.shape[1], left, width, size[1], method, flip, channels)
-    first, last = min(columns), max(columns) + across.shape[1] // channels
+    columns, across = _bands(width, size[1], COLUMNS, method, flip, channels)
+    span = across.shape[1]
+    first, last = left + min(columns), left + max(columns) + span // channels
+    start, end = max(first, 0), min(last, image.shape[1])
     strip = _strips.take((size[0], (last - first) * channels), np.float32)
-    for block, start in enumerate(rows):
-        done = strip[block * BLOCK : (block + 1) * BLOCK]
-        part = image[start : start + down.shape[1], first:last].astype(np.float32)
-        _product(down[block, :, : len(done)].T, part.reshape(len(part), -1), done)
-    flat = out.reshape(size[0], -1)
-    step, span = BLOCK * channels, across.shape[1]
-    for block, start in enumerate(columns):
+    inside = strip[:, (start - first) * channels : (end - first) * channels]
+    _resize_rows(image[:, start:end], top, height, method, inside)
+    pixels = strip.reshape(size[0], -1, channels)
+    pixels[:, : start - first] = pixels[:, start - first, None]
+    pixels[:, end - first :] = pixels[:, end - first - 1, None]
+    flat, step = out.reshape(size[0], -1), COLUMNS * channels
+    height = max(SINGLE_THREAD // (step * span), 1)
+    for block, column in enumerate(columns):
         done = flat[:, block * step : (block + 1) * step]
-        start = (start - first) * channels
-        _product(strip[:, start : start + span], across[block, :, : done.shape[1]], done)
+        at = (left + column - first) * channels
+        old, weights = strip[:, at : at + span], across[block, :, : done.shape[1]]
+        for i in range(0, size[0], height):
+            np.matmul(old[i : i + height], weights, out=done[i : i + height])
     return out
 
 
@@ -176,60 +181,59 @@ def _kernel(method: Method, d: np.ndarray) -> np.ndarray:
     return np.where(distance < n, ripple / ((np.pi * d) ** 2 / n + 1e-5), 0)
 
 
+def _resize_rows(image: np.ndarray, top: int, height: int, method: Method, out: np.ndarray) -> None:
+    """Resample `height` rows, from `top` on, along the columns; `out` is new rows x (W * C)."""
+    starts, down = _bands(height, len(out), ROWS, method)
+    span, size = down.shape[1], image[0].size
+    together = max(CACHED // (span * size), 1)
+    width = max(SINGLE_THREAD // (ROWS * span), 1)
+    for group in range(0, len(starts), together):
+        own = starts[group : group + together]
+        first, last = top + own[0], top + own[-1] + span
+        part = _parts.take((last - first, *image.shape[1:]), np.float32)
+        if first >= 0 and last <= len(image):
+            part[:] = image[first:last]
+        else:
+            part[:] = image[np.arange(first, last).clip(0, len(image) - 1)]
+        part = part.reshape(last - first, size)
+        for block, row in enumerate(own, group):
+            done = out[block * ROWS : (block + 1) * ROWS]
+            at = top + row - first
+            weights, old = down[block, :, : len(done)].T, part[at : at + span]
+            for i in range(0, size, width):
+                np.matmul(weights, old[:, i : i + width], out=done[:, i : i + width])
+
+
 @lru_cache(maxsize=64)
 def _bands(
-    limit: int,
-    first: int,
-    length: int,
-    new: int,
-    method: Method,
-    flip: bool = False,
-    channels: int = 1,
+    length: int, new: int, size: int, method: Method, flip: bool = False, channels: int = 1
 ) -> tuple[list[int], np.ndarray]:
-    """Resampling of `length` of `limit` pixels, from `first` on, to `new` ones.
+    """Resampling of `length` pixels to `new` ones.
 
-    It is the product with a matrix, whose columns belong to new pixels; BLOCK of them read few of
-    the old ones, and just that band of the matrix is made.
+    It is the product with a matrix, whose columns belong to new pixels; blocks of `size` of them
+    read few of the old ones, and just that band of the matrix is made.
 
-    Returns: for every block the first pixel that it reads; weights float32, blocks x (pixels read
-        by a block * channels) x (BLOCK * channels), for interleaved channels.
+    Returns: for every block the first pixel that it reads, from that of the part on; weights
+        float32, blocks x (pixels read by a block * channels) x (size * channels), for interleaved
+        channels.
     """
-    a = length / new
-    s = max(1.0, a)
-    half = WIDTHS[method] * s / 2
-    number = np.minimum(np.arange(-(-new // BLOCK) * BLOCK), new - 1)  # the last one fills up
+    # Whole numbers as long as possible: at the ends of a kernel that jumps a rounding would show.
+    number = np.minimum(np.arange(-(-new // size) * size), new - 1)  # the last one fills up
     if flip:
         number = new - 1 - number
-    u = a * number + (a - 1) / 2 + first
-    taps = np.ceil(u - half).astype(int)[:, None] + np.arange(ceil(2 * half) + 1)
-    weights = _kernel(method, (u[:, None] - taps) / s)
+    longer = max(length, new)
+    centres = (2 * number + 1) * length - new  # 2 new u
+    reach = WIDTHS[method] * longer
+    taps = -((reach - centres) // (2 * new))[:, None] + np.arange(ceil(reach / new) + 1)
+    weights = _kernel(method, (centres[:, None] - 2 * new * taps) / (2 * longer))
     weights /= weights.sum(axis=1, keepdims=True)
-    taps = taps.clip(0, limit - 1).reshape(-1, BLOCK, taps.shape[1])
-    starts = taps.min(axis=(1, 2))
-    span = int((taps.max(axis=(1, 2)) - starts).max()) + 1
-    starts = np.minimum(starts, limit - span)
-    size = len(starts), span, BLOCK
-    block, column = np.ogrid[: size[0], :BLOCK, :1][:2]
-    places = (block * span + taps - starts[:, None, None]) * BLOCK + column
-    sums = np.bincount(places.ravel(), weights.ravel(), size[0] * span * BLOCK).reshape(size)
-    bands = np.zeros((len(starts), span, channels, BLOCK, channels), np.float32)
+    starts = taps[:, 0].reshape(-1, size).min(axis=1)
+    blocks, columns = np.divmod(np.arange(len(number))[:, None], size)
+    places = taps - starts[blocks]
+    bands = np.zeros((len(starts), places.max() + 1, channels, size, channels), np.float32)
     for c in range(channels):
-        bands[:, :, c, :, c] = sums
-    return starts.tolist(), bands.reshape(len(starts), span * channels, BLOCK * channels)
-
-
-def _product(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
-    """Multiply a and b, in steps so small that no threads are started for them."""
-    rows, inner = a.shape
-    columns = b.shape[1]
-    if columns > rows:
-        step = max(SINGLE_THREAD // (rows * inner), 1)
-        for i in range(0, columns, step):
-            np.matmul(a, b[:, i : i + step], out=out[:, i : i + step])
-    else:
-        step = max(SINGLE_THREAD // (columns * inner), 1)
-        for i in range(0, rows, step):
-            np.matmul(a[i : i + step], b, out=out[i : i + step])
+        bands[blocks, places, c, columns, c] = weights
+    return starts.tolist(), bands.reshape(len(starts), -1, size * channels)
 
 
 def _from_numbers(array: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Resampling of images by loops: the text book of `resize`."""
 
+from fractions import Fraction
 from math import ceil, floor, pi, sin
 
 import numpy as np
@@ -49,13 +50,13 @@ def resize(image, size, part, method, flip=False):
 
 def along_rows(image, first, length, new_length, kernel, half_width):
     out = np.empty((new_length, *image.shape[1:]))
-    a = length / new_length
-    s = max(1.0, a)
+    a = Fraction(length, new_length)  # exact: kernels may jump at their ends
+    s = max(Fraction(1), a)
     for v in range(new_length):
         u = a * v + (a - 1) / 2 + first
         total, weights = 0.0, 0.0
         for k in range(floor(u - half_width * s), ceil(u + half_width * s) + 1):
-            weight = kernel((u - k) / s)
+            weight = kernel(float((u - k) / s))
             total = total + weight * image[min(max(k, 0), len(image) - 1)]
             weights += weight
         out[v] = total / weights

@@ -3,7 +3,6 @@
 import os
 import stat
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import simplejpeg
@@ -43,7 +42,9 @@ def read_picture(
         raise FormatError("no regular file")
     if found.st_size > MAX_BYTES:
         raise FormatError(f"{found.st_size} bytes; wanted at most {MAX_BYTES}")
-    return decode(Path(path).read_bytes(), upright=upright, memory=memory)
+    with open(path, "rb", buffering=0) as file:
+        content = file.read()
+    return decode(content, upright=upright, memory=memory)
 
 
 def decode(content: bytes, *, upright: bool = False, memory: Workspace | None = None) -> np.ndarray:

@@ -1,9 +1,9 @@
 """Batches of picture files, whatever is wrong with some of them: a source for `Pipeline`."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, get_args
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from matconvnet.data.decode import read_picture
 from matconvnet.data.draws import uniform
+from matconvnet.data.memory import BatchMemory
 from matconvnet.data.picture import DRAWS, PictureOptions
 from matconvnet.data.reading import map_of_rows, reason, threads
 from matconvnet.errors import FormatError
@@ -101,6 +102,7 @@ class FileSource:
         self._reported = 0
         self._lock = Lock()
         self._memory = Workspace()
+        self._batches = BatchMemory()
         self._pool: ThreadPoolExecutor | None = None
 
     def __repr__(self) -> str:
@@ -123,7 +125,7 @@ class FileSource:
         """
         chosen = self.train if training else self.test
         draws = uniform(seed, np.asarray(indices), DRAWS, stream="picture").tolist()
-        batch = np.empty((len(draws), *chosen.resize, self.channels), np.float32)
+        batch = self._batches.take((len(draws), *chosen.resize, self.channels))
 
         def read(k: int) -> None:
             pixels = self._pixels_or_stand_in(imdb, int(indices[k]), seed)
@@ -158,11 +160,12 @@ class FileSource:
         self.close()
 
     def close(self) -> None:
-        """End the threads; the next batch starts new ones."""
+        """End the threads, and free memory; the next batch starts anew."""
         with self._lock:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(cancel_futures=True)
+        self._batches.clear()
 
     def _pixels_or_stand_in(self, imdb: Any, index: int, seed: int) -> np.ndarray | None:
         pixels = self._pixels(imdb, index)
@@ -188,7 +191,7 @@ class FileSource:
         if name in self.bad:
             return None
         try:
-            path = Path(imdb.folder) / name
+            path = os.path.join(imdb.folder, name)
             pixels = read_picture(path, upright=self.upright, memory=self._memory)
             return read_image(pixels, self.channels) if self.channels == 1 else pixels
         except (OSError, FormatError) as error:

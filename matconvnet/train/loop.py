@@ -28,6 +28,7 @@ from matconvnet.train.meters import Meter, Stats
 from matconvnet.train.options import TrainOptions
 from matconvnet.train.profile import Profile
 from matconvnet.train.report import show_phase
+from matconvnet.train.saver import Saver
 from matconvnet.train.signals import StopSignals
 from matconvnet.train.update import Updater
 
@@ -80,8 +81,7 @@ class Loop:
     """Works through passes.
 
     rate: the learning rate at an epoch (from 1) and a number of epochs done. profile: of the
-    training, if it is wanted. saved: when the last checkpoint was written, by the clock
-    `time.monotonic`.
+    training, if it is wanted.
     """
 
     net: Network
@@ -94,10 +94,10 @@ class Loop:
     average: WeightAverage | None
     journal: Journal
     signals: StopSignals
-    rate: Callable[[int, float], float]
+    saver: Saver
     budget: Budget
+    rate: Callable[[int, float], float]
     profile: Profile | None = None
-    saved: float = field(default_factory=time.monotonic)
 
     def begin(self, phase: Phase, epoch: int, generators: Generators, indices: np.ndarray) -> Pass:
         """A pass over some images, of which each batch is shared by the workers."""
@@ -107,11 +107,10 @@ class Loop:
         )
         return Pass(phase, epoch, list(batches), generators, Meter(self.measures.names))
 
-    def run(self, run: Pass, save: Callable[[], None]) -> dict[str, Any]:
+    def run(self, run: Pass) -> dict[str, Any]:
         """Work through the batches that are left of a pass; notes on its speed.
 
-        save: is called after updates at which a checkpoint is due. A pass that is told to stop
-        ends after the batch under way.
+        A pass that is told to stop ends after the batch under way.
         """
         count, left = len(run.batches), run.batches[run.step :]
         step = self._train if run.phase == "train" else self._evaluate
@@ -135,7 +134,8 @@ class Loop:
                 if run.is_stopped:
                     break
                 if run.is_due:
-                    save()
+                    generators = run.generators.state()
+                    self.saver.save_within(run.epoch, run.step, run.state(), generators)
         if self.profile is not None and run.phase == "train":
             self.profile.add_wait(self.feed.waited - waited)
         if not run.meter.num:
@@ -219,7 +219,9 @@ class Loop:
 
     def _share(self, run: Pass, sums: np.ndarray, images: int) -> None:
         """Add up over the workers what was measured, and whether to save or to stop."""
-        is_due = run.phase == "train" and self.world.rank == 0 and self._is_due(run)
+        step = run.step + 1
+        is_within = run.phase == "train" and step < len(run.batches)
+        is_due = is_within and self.world.rank == 0 and self.saver.is_due(step)
         told = [images, is_due, self.signals.received is not None]
         shared = self.world.sum(np.concatenate((sums.ravel(), told)))
         (totals, counts), (images, due, stop) = shared[:-3].reshape(2, -1), shared[-3:]
@@ -228,14 +230,6 @@ class Loop:
         for name, value in zip(self.measures.names, totals.tolist(), strict=True):
             if name in self.measures.objectives and not math.isfinite(value):
                 raise DivergenceError(f"the {name} is {value}")
-
-    def _is_due(self, run: Pass) -> bool:
-        """True, if a checkpoint is to be written after this update."""
-        every, minutes = self.options.checkpoint_every, self.options.checkpoint_minutes
-        if run.step + 1 == len(run.batches):
-            return False  # that of the epoch comes soon
-        is_counted = every is not None and (run.step + 1) % every == 0
-        return is_counted or (minutes is not None and time.monotonic() - self.saved > 60 * minutes)
 
     @contextmanager
     def _located(self, run: Pass, batch: data.Batch) -> Iterator[None]:

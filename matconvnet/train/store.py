@@ -62,7 +62,7 @@ class Store:
                 f"exp_dir {str(folder)!r} is in use by another run; wait for it, or give another"
             ) from None
         for path in folder.glob(".*.tmp"):  # of a run that was killed as it wrote
-            if not path.name.startswith(PROBE):  # other workers may be looking at the folder
+            if PROBE not in path.name:  # other workers may be looking at the folder
                 path.unlink(missing_ok=True)
 
     def __enter__(self) -> "Store":

@@ -1,7 +1,6 @@
 """The training loop: epochs, phases, batches, updates."""
 
 import math
-import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
@@ -12,16 +11,13 @@ import numpy as np
 import torch
 
 from matconvnet.data import batches as data
-from matconvnet.errors import DivergenceError
 from matconvnet.layout import to_numpy
 from matconvnet.nets.network import Network
 from matconvnet.parallel.world import World, join
-from matconvnet.train import checkpoint as files
 from matconvnet.train.average import WeightAverage
 from matconvnet.train.budget import Budget
 from matconvnet.train.checkpoint import Checkpoint
 from matconvnet.train.confusion import Confusion
-from matconvnet.train.divergence import all_finite, explain
 from matconvnet.train.generators import Generators, global_generators_kept
 from matconvnet.train.history import History
 from matconvnet.train.inputs import Feed, GetBatch, check_batch, check_prefetch, find_indices
@@ -31,9 +27,10 @@ from matconvnet.train.measures import measures_of, objectives
 from matconvnet.train.meters import Stats
 from matconvnet.train.options import TrainOptions
 from matconvnet.train.profile import Profile
+from matconvnet.train.saver import Saver
 from matconvnet.train.schedules import Progress, as_schedule
 from matconvnet.train.signals import StopSignals
-from matconvnet.train.stopping import is_over, monitored
+from matconvnet.train.stopping import is_over
 from matconvnet.train.store import Store, check_folder
 from matconvnet.train.update import Updater
 
@@ -111,7 +108,6 @@ class Trainer:
         self.measures = measures_of(net, self.options)
         self.objectives = objectives(net, self.options.der_outputs) if self.train.size else {}
         self.schedule = as_schedule(self.options.learning_rate)
-        self.rates: list[float] | None = None
         self.folder = None
         if self.options.exp_dir is not None and self.train.size:
             self.folder = Path(self.options.exp_dir)
@@ -134,14 +130,14 @@ class Trainer:
             self.net.convert(lambda v: v.to(self.world.device, copy=True))  # spare shared arrays
             budget = self._fit_to_memory()
             self.history = History()
-            self.store = None
-            if self.folder is not None and self.world.rank == 0:
-                self.store = stack.enter_context(self._open_store(self.folder))
             self.loop = self._make_loop(stack, budget)
-            self.updater = self.loop.updater
-            resumed = self._resume()
+            self.saver, self.updater = self.loop.saver, self.loop.updater
+            resumed = self.saver.resume()
+            if self.saver.rates is not None:
+                self._set_rates(self.saver.rates)
             self._check_agreement()
-            self._run_epochs(resumed)
+            if resumed is None or not (self._is_over() or self.saver.rates == [0]):
+                self._run_epochs(resumed)
             self._finish_profile()
             if self.loop.average is not None:
                 self.loop.average.give(self.net)
@@ -159,27 +155,24 @@ class Trainer:
             self.options = budget.fit(check_batch(batch, 1, self.net, self.world.device))
         return budget
 
-    def _open_store(self, folder: Path) -> Store:
-        return Store(folder, f".{self.options.checkpoint_format}", self.options.keep_last)
-
     def _make_loop(self, stack: ExitStack, budget: Budget) -> Loop:
         """What works through the batches, with all that it needs open until the stack unwinds."""
-        net, options, world = self.net, self.options, self.world
-        folder = self.folder if world.rank == 0 else None
-        decay = options.average
+        net, options, world, history = self.net, self.options, self.world, self.history
+        store = None
+        if self.folder is not None and world.rank == 0:
+            suffix = f".{options.checkpoint_format}"
+            store = stack.enter_context(Store(self.folder, suffix, options.keep_last))
         stack.enter_context(global_generators_kept(world.device))
+        folder = self.folder if world.rank == 0 else None
+        journal = stack.enter_context(Journal(folder, net, history, options, world.size))
+        signals = stack.enter_context(StopSignals())
+        updater = stack.enter_context(Updater(net, options, world.server()))
+        average = None if options.average is None else WeightAverage(options.average)
+        saver = Saver(net, options, self.folder, store, world, history, updater, average)
+        feed = Feed(net, self.imdb, self.get_batch, world.device, options.prefetch)
         return Loop(
-            net, options, Feed(net, self.imdb, self.get_batch, world.device, options.prefetch),
-            self.measures, self.objectives, world,
-            journal=stack.enter_context(
-                Journal(folder, net, self.history, options, world.size)
-            ),
-            signals=stack.enter_context(StopSignals()),
-            updater=stack.enter_context(Updater(net, options, world.server())),
-            average=None if decay is None else WeightAverage(decay),
-            rate=self._rate,
-            budget=budget,
-            profile=Profile(net) if options.profile else None,
+            net, options, feed, self.measures, self.objectives, world, updater, average, journal,
+            signals, saver, budget, self._rate, Profile(net) if options.profile else None,
         )  # fmt: skip
 
     def _check_agreement(self) -> None:
@@ -234,21 +227,22 @@ class Trainer:
             if resumed is not None and resumed.epoch == epoch:
                 self._take_up(learning, resumed)
             self._run_epoch(learning, self.loop.begin("val", epoch, generators, val))
-            self._save_epoch(epoch)
-            if self._is_told_to_stop(epoch, train, val) or self._is_patience_over():
+            self.saver.save_epoch(epoch)
+            self.loop.journal.epoch()
+            if self._is_told_to_stop(epoch, train, val) or self._is_over():
                 return
 
     def _run_epoch(self, learning: Pass, checking: Pass) -> None:
         """Train on some images, validate on others, and note the results."""
-        loop, generators, notes = self.loop, learning.generators, dict[str, Any]()
-        notes["train"] = loop.run(learning, lambda: self._save_within(learning, generators.state()))
-        at_end = generators.state()
+        loop = self.loop
+        notes: dict[str, Any] = {"train": loop.run(learning)}
+        at_end = learning.generators.state()
         if learning.is_stopped:
             self._stop(learning, at_end)
         if learning.ratios:
             notes["train"]["update_ratio"] = learning.ratios
-        with self._averaged():
-            notes["val"] = loop.run(checking, lambda: None)
+        with nullcontext() if loop.average is None else loop.average.swapped(self.net):
+            notes["val"] = loop.run(checking)
         if checking.is_stopped:
             self._stop(learning, at_end)
         self._note_confusion(checking)
@@ -256,6 +250,11 @@ class Trainer:
             self.updater.state.clear()
         stats = {"train": _told(learning), "val": _told(checking)}
         self.history.add(learning.learning_rate, stats, notes)
+
+    def _stop(self, learning: Pass, generators: dict[str, Any]) -> NoReturn:
+        """Save and end, as this worker or another was asked to."""
+        self.saver.save_within(learning.epoch, learning.step, learning.state(), generators)
+        self.loop.signals.end()
 
     def _take_up(self, run: Pass, checkpoint: Checkpoint) -> None:
         """Go to where a checkpoint left a pass."""
@@ -267,85 +266,8 @@ class Trainer:
         if len(states) == self.world.size:  # other workers draw other masks
             run.generators.restore(states[self.world.rank])
 
-    def _resume(self) -> Checkpoint | None:
-        """Take up the last checkpoint, if there is one and it is wanted.
-
-        Rank 0 looks for it; the others read the file that it found.
-        """
-        if self.folder is None:
-            return None
-        name = None
-        if self.store is not None and not self.options.resume:
-            self.store.set_aside()
-        elif self.store is not None:
-            name = self.store.newest(self.net)
-        name = self.world.broadcast(name)
-        if name is None:
-            return None
-        checkpoint = files.load(self.folder / name, self.net)
-        if self.options.progress and self.world.rank == 0:
-            within = "" if checkpoint.step is None else f", update {checkpoint.step}"
-            print(f"resuming by loading epoch {checkpoint.epoch}{within}", flush=True)
-        files.restore(self.net, checkpoint)
-        self.updater.restore(checkpoint.solver_state)
-        if self.loop.average is not None and checkpoint.average is not None:
-            state = {**checkpoint.average, "values": checkpoint.net.values()}
-            self.loop.average.restore(state, self.net)
-        if checkpoint.rates is not None:
-            self._set_rates(checkpoint.rates)
-        self.history.restore(checkpoint)
-        return checkpoint
-
-    def _save_epoch(self, epoch: int) -> None:
-        """Write the files of an epoch; one that diverged leaves none."""
-        values = [value for value in self.net.values().values() if value is not None]
-        if not all_finite(values):
-            reason = explain(self.net, [], None)
-            raise DivergenceError(f"a parameter is not finite after epoch {epoch}: {reason}")
-        self._write(self._checkpoint(epoch), self._value())
-        self.loop.journal.epoch()
-
-    def _save_within(self, run: Pass, generators: dict[str, Any]) -> None:
-        """Write a checkpoint within an epoch; all workers take part."""
-        if self.folder is not None:
-            made = self._checkpoint(run.epoch)
-            states = self.world.gather(generators)
-            self._write(made._replace(step=run.step, progress=run.state(), generators=states))
-
-    def _stop(self, run: Pass, generators: dict[str, Any]) -> NoReturn:
-        """Save and end, as this worker or another was asked to."""
-        self._save_within(run, generators)
-        self.loop.signals.end()
-
-    def _checkpoint(self, epoch: int) -> Checkpoint:
-        """The state of training; that of random numbers is known within an epoch alone."""
-        history = self.history
-        return Checkpoint(
-            epoch, self.net, self.updater.state, history.stats, history.learning_rates,
-            self.options.plain(), notes=history.notes, rates=self.rates,
-        )  # fmt: skip
-
-    def _write(self, checkpoint: Checkpoint, value: float | None = None) -> None:
-        average = self.loop.average
-        if self.store is not None and average is not None:
-            trained = {"count": average.count, "parameters": self.net.values()}
-            with average.swapped(self.net):
-                self.store.save(checkpoint._replace(average=trained), value)
-        elif self.store is not None:
-            self.store.save(checkpoint, value)
-        self.loop.saved = time.monotonic()
-
-    def _averaged(self) -> Any:
-        """While entered, the network has the averaged parameters, if there is an average."""
-        average = self.loop.average
-        return nullcontext() if average is None else average.swapped(self.net)
-
-    def _value(self) -> float | None:
-        """The statistic that is monitored, after the last epoch."""
-        values = monitored(self.history.stats, self.options.monitor)
-        return values[-1] if values and math.isfinite(values[-1]) else None
-
-    def _is_patience_over(self) -> bool:
+    def _is_over(self) -> bool:
+        """True, if patience is at its end."""
         patience = self.options.patience
         return patience is not None and is_over(self.history.stats, self.options.monitor, patience)
 
@@ -362,13 +284,13 @@ class Trainer:
             return False
         rates = np.ravel(answer).tolist()
         self._set_rates(rates)
-        self._write(self._checkpoint(epoch), self._value())
+        self.saver.save_epoch(epoch)
         return rates == [0]
 
     def _set_rates(self, rates: list[float]) -> None:
         """Take learning rates in place of those of the options."""
         self.options = replace(self.options, learning_rate=rates)
-        self.schedule, self.rates = as_schedule(rates), rates
+        self.schedule, self.saver.rates = as_schedule(rates), rates
 
 
 def _told(run: Pass) -> Stats:

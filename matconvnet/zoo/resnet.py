@@ -100,7 +100,7 @@ def resnet_20(seed: int = 0) -> DagNN:
             param.value = channels_last(torch.eye(*param.value.shape[2:])[None, None])
             param.train_method, param.learning_rate, param.weight_decay = "none", 0.0, 0.0
     net.meta["inputSize"] = ["input", [32, 32, 3, 128]]
-    net.meta["augmentation"] = {"flip": True, "shift": 4, "jitterFlip": True}
+    net.meta["augmentation"] = {"flip": True, "shift": 4}
     net.meta["trainOpts"] = {
         "learningRate": [0.1] * 82 + [0.01] * 41 + [0.001] * 41,  # 32, 48, 64 thousand updates
         "numEpochs": 164,

@@ -289,3 +289,13 @@ def test_a_signal_ends_the_run_after_its_step_and_nothing_is_lost(
     assert about["status"] == "stopped"
     assert any("-step-" in name for name in names(tmp_path))
     assert_same_end(run(tmp_path, num_epochs=4), whole)
+
+
+def test_a_run_that_has_ended_before_its_last_epoch_stays_so(tmp_path):
+    rates = {"num_epochs": 30, "learning_rate": [0.01, 0.0], "patience": 2}
+    first = run(tmp_path / "patience", **rates)
+    assert_same_end(run(tmp_path / "patience", **rates), first)
+    changes = {"post_epoch_fn": lambda *_: 0, "num_epochs": 5}
+    first = run(tmp_path / "told", **changes)
+    assert len(first.history.stats["train"]) == 1
+    assert_same_end(run(tmp_path / "told", **changes), first)

@@ -182,6 +182,9 @@ def _mean_image(rows: np.ndarray, train: np.ndarray) -> np.ndarray | None:
     total = np.zeros(rows.shape[1:], np.float64)
     for first in range(0, train.size, MEAN_BLOCK):
         total += rows[train[first : first + MEAN_BLOCK]].sum(axis=0, dtype=np.float64)
+    if not np.isfinite(total).all():  # one image would spoil all the others
+        wrong = [int(i) for i in train if not np.isfinite(rows[i]).all()]
+        raise ValueError(f"images {wrong[:10]} have values that are not finite; wanted numbers")
     return (total / train.size).astype(np.float32)
 
 

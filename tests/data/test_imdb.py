@@ -243,3 +243,12 @@ def test_packaged_files_are_a_folder_of_load_mnist(digits, tmp_path):
     with resources.as_file(source) as folder:
         shutil.copytree(folder, tmp_path / "copy")
     np.testing.assert_array_equal(load_mnist(tmp_path / "copy").images, digits.images)
+
+
+def test_an_image_that_is_not_finite_is_named():
+    images = np.ones((4, 3, 1, 6), np.float32)
+    images[2, 1, 0, 4] = np.nan
+    with pytest.raises(ValueError, match=r"images \[4\] have values that are not finite"):
+        Imdb.from_arrays(images, np.zeros(6, int))
+    sets = np.array([1, 1, 1, 1, 3, 1])
+    assert np.isfinite(Imdb.from_arrays(images, np.zeros(6, int), sets).mean).all()

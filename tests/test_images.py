@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from matconvnet import images
 from matconvnet.errors import FormatError
 from matconvnet.images import read_image, resize, write_png
 from tests.helpers import assert_close, seeds
@@ -209,6 +210,36 @@ def test_large_images_are_resampled_in_steps(method):
     image = random_image((300, 400, 3))
     got = resize(image, (130, 9), (5, 7, 290, 380), method)
     assert_close(got, naive_resize(image, (130, 9), (5, 7, 290, 380), method), TOLERANCE)
+
+
+@pytest.mark.parametrize("cached", [1, 4000])
+@pytest.mark.parametrize("flip", [False, True])
+def test_memory_at_a_time_does_not_matter(monkeypatch, cached, flip):
+    image = random_image((120, 90, 3))
+    options = ((70, 40), (0, 3, 120, 80), "lanczos3", flip)
+    want = resize(image, *options)
+    monkeypatch.setattr(images, "CACHED", cached)
+    assert np.array_equal(resize(image, *options), want)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_parts_become_equal_wherever_they_lie(method):
+    tile = random_image((20, 30, 3))
+    image = np.tile(tile, (4, 4, 1))
+    want = resize(image, (13, 41), (20, 30, 20, 30), method)
+    for top, left in ((40, 30), (20, 60), (40, 60)):
+        assert np.array_equal(resize(image, (13, 41), (top, left, 20, 30), method), want)
+
+
+@pytest.mark.parametrize("first", [0, 1, 5])
+def test_a_box_reads_one_pixel_of_two_that_are_equally_near(first):
+    image = np.arange(12, dtype=np.float32).reshape(12, 1, 1) * 10
+    up = resize(image, (9, 1), (first, 0, 6, 1), "box")[:, 0, 0]
+    assert up.tolist() == [10 * (first + k) for k in (0, 1, 1, 2, 3, 3, 4, 5, 5)]
+    down = resize(image, (2, 1), (first, 0, 6, 1), "box")[:, 0, 0]
+    assert_close(
+        torch.from_numpy(down), np.array([10.0 * (first + 1), 10 * (first + 4)]), TOLERANCE
+    )
 
 
 def test_the_result_is_written_where_it_is_wanted():

@@ -5,6 +5,8 @@ from math import cos, log, pi, sin, sqrt
 
 import numpy as np
 
+ROWS = 32  # that are mixed at a time, so that they stay in the cache
+
 
 def normals(draws: Sequence[float]) -> np.ndarray:
     """Standard normal numbers of pairs of uniform ones in [0, 1), by the method of Box-Muller."""
@@ -42,8 +44,8 @@ def change_colours(
         d = saturation * d + (1 - saturation) * d.mean(axis=-1, keepdims=True)
         mix = saturation * np.eye(channels) + (1 - saturation) / channels
         mix = (contrast * mix).astype(np.float32)
-        for row in v:
-            row[:] = row @ mix
+        for i in range(0, len(v), ROWS):
+            v[i : i + ROWS] = v[i : i + ROWS] @ mix
     elif contrast != 1:
         v *= np.float32(contrast)
     if d.ndim == 1:

@@ -14,6 +14,7 @@ from matconvnet.data.decode import read_picture
 from matconvnet.data.draws import uniform
 from matconvnet.data.picture import DRAWS, PictureOptions
 from matconvnet.errors import FormatError
+from matconvnet.images import Workspace
 from matconvnet.layout import hwcn
 
 
@@ -79,17 +80,20 @@ class Reading:
             raise ValueError(f"resize is {options.resize!r}; pack wants (height, width)")
         self.names = [os.fspath(file) for file in files]
         self.pack = pack
-        self.size = options.resize
+        self._rows: Any = [None] * len(self.names)
+        if pack:
+            self._rows = np.zeros((len(self.names), *options.resize, 3), np.float32)
+        memory = Workspace()
 
-        def read(name: str, row: list[float]) -> np.ndarray | str:
+        def read(name: str, row: list[float], out: np.ndarray | None) -> np.ndarray | str:
             try:
-                pixels = read_picture(name, upright=upright)
-                return options.prepare(pixels, row, 3 if pack else None)
+                pixels = read_picture(name, upright=upright, memory=memory)
+                return options.prepare(pixels, row, 3 if pack else None, out)
             except (OSError, FormatError) as error:
                 return reason(error)
 
         pool = ThreadPoolExecutor(threads(num_threads), "pictures")
-        self._results = pool.map(read, self.names, draws.tolist())
+        self._results = pool.map(read, self.names, draws.tolist(), self._rows)
         pool.shutdown(wait=False)
 
     def result(self, device: str | torch.device = "cpu", strict: bool = False) -> Any:
@@ -101,14 +105,10 @@ class Reading:
                 if strict:
                     raise FormatError(message)
                 warnings.warn(message, stacklevel=3)
-        if not self.pack:
-            found = (None if isinstance(r, str) else torch.from_numpy(r) for r in results)
-            return [r if r is None else r.to(device) for r in found]
-        batch = np.zeros((len(results), *self.size, 3), np.float32)
-        for row, result in zip(batch, results, strict=True):
-            if not isinstance(result, str):
-                row[:] = result
-        return map_of_rows(batch).to(device)
+        if self.pack:
+            return map_of_rows(self._rows).to(device)
+        found = (None if isinstance(r, str) else torch.from_numpy(r) for r in results)
+        return [r if r is None else r.to(device) for r in found]
 
 
 def map_of_rows(rows: np.ndarray) -> Tensor:

@@ -7,11 +7,13 @@ LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
 import os
 from datetime import timedelta
 from threading import Event, Thread
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+c10d: Any = dist  # its stores are not in its __all__
 
 WANTED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 SLICE = timedelta(seconds=1)  # how long a signal may wait for its Python handler
@@ -171,7 +173,7 @@ def connect(place: Place, device: torch.device, timeout: float) -> Links:
         ) from error
 
 
-def _store(place: Place, limit: timedelta) -> "dist.Store":
+def _store(place: Place, limit: timedelta) -> Any:
     """Where the workers of this start find each other's addresses.
 
     torchrun keeps one store over all its restarts, and PyTorch (seen in 2.13) looks there under the
@@ -180,11 +182,11 @@ def _store(place: Place, limit: timedelta) -> "dist.Store":
     host, port = os.environ["MASTER_ADDR"], _whole_number("MASTER_PORT")
     is_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     is_host = place.rank == 0 and not is_torchrun
-    store = dist.TCPStore(
+    store = c10d.TCPStore(
         host, port, place.size, is_master=is_host, timeout=limit, wait_for_workers=False,
         multi_tenant=True,
     )  # fmt: skip
-    return dist.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    return c10d.PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 
 def _wait_in_slices(work: "dist.Work") -> None:

@@ -255,6 +255,39 @@ def test_notes_are_printed(monkeypatch):
     assert failure("show", "lenet") == "error: no such thing\n  in layer 'x'\n"
 
 
+@pytest.fixture
+def pictures(tmp_path):
+    """Files of three classes, none of the size that a network wants."""
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 4), ("val", 1)):
+        for name in ("cat", "dog", "emu"):
+            folder = tmp_path / "pictures" / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = generator.integers(0, 256, (40, 50, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "pictures"
+
+
+@pytest.mark.parametrize("name", ["resnet-20", "cifar-nin"])
+def test_train_on_another_number_of_classes(name, pictures, tmp_path):
+    result = run(
+        "train", name, "--data", pictures, "--out", tmp_path / "out", "--epochs", 1,
+        "--batch-size", 6,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    net = load_network(tmp_path / "out" / "network.safetensors")
+    assert net.meta["classes"]["name"] == ["cat", "dog", "emu"]
+    assert net.predict(np.zeros((32, 32, 3), np.uint8)).scores.shape == (3, 1)
+    lines = (tmp_path / "out" / "stats.jsonl").read_text().splitlines()
+    assert [json.loads(line)["phase"] for line in lines] == ["train", "val"]
+
+
+def test_a_network_of_maps_is_not_trained_on_classes(pictures):
+    message = failure("train", "dncnn", "--data", pictures)
+    assert "wanted a network that predicts scores of classes" in message
+
+
 def test_help_names_the_networks_of_the_zoo():
     plain = [name for name in NETWORKS if not name.endswith("-bnorm")]
     assert ", ".join(plain) in sources.NETWORK_HELP

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matconvnet.data.colour import normals
+from matconvnet.data.colour import change_colours, normals
+from matconvnet.data.decode import decode
 from matconvnet.data.draws import uniform
 from matconvnet.data.geometry import place
 from matconvnet.data.picture import DRAWS, PictureOptions
@@ -163,6 +164,15 @@ def test_everything_at_once(shape, resize, crop, method, flip, average, jitter, 
     assert np.abs(got - want).max() <= TOLERANCE * max(scale, 1)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colours_of_a_large_picture(channels):
+    v = noise((71, 9, channels)).astype(np.float32)
+    average, b = np.array([120.0, 100, 90])[:channels], np.array([4.0, -5, 6])[:channels]
+    want = naive_picture.colour(v, np.broadcast_to(average, v.shape), b, 1.3, 0.6)
+    change_colours(v, b - average, 1.3, 0.6)
+    assert_close(v, want, TOLERANCE)
+
+
 def test_normal_numbers_have_mean_0_and_variance_1():
     u = uniform(1, np.arange(20000), 4)
     numbers = np.array([normals(row) for row in u])
@@ -230,6 +240,16 @@ def test_pictures_keep_their_size_or_are_packed(folder):
     assert torch.equal(batch, torch.stack(apart, 3))
     with pytest.raises(ValueError, match=r"resize is \(8,\); pack wants"):
         read_pictures(paths(folder), pack=True, resize=8)
+
+
+def test_pictures_read_one_after_another_have_memory_of_their_own(tmp_path):
+    contents = [encoded(photograph(seed=k)) for k in range(6)]
+    files = paths(database(tmp_path, contents))
+    pictures = read_pictures(files, num_threads=1)
+    packed = read_pictures(files, num_threads=2, pack=True, resize=(48, 64))
+    for k, content in enumerate(contents):
+        assert np.array_equal(pictures[k], decode(content))
+        assert np.array_equal(packed[..., k], decode(content))
 
 
 def test_grey_pictures_have_one_channel_unless_packed(tmp_path):

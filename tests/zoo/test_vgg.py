@@ -81,7 +81,7 @@ each, some = of(*NAMES), of("vgg-m", "vgg-s", "vgg-vd-16")
 
 
 @each
-def test_table(self, build, name):
+def test_table(name, net):
     sizes = variable_sizes(net, SIZE)
     convs = [n for n in net.graph.nodes if n.layer.type_name == "conv"]
     found = [(sizes[n.outputs[0]][0], *net.values()[n.params[0]].shape[1:]) for n in convs]
@@ -91,14 +91,14 @@ def test_table(self, build, name):
 
 
 @each
-def test_parameters_and_work(self, build, name):
+def test_parameters_and_work(name, net):
     assert count(net) == PARAMETERS[name]
-    assert list(work(net, SIZE).values()) == [y * y * f * f * c * k
-                                              for y, f, c, k in TABLES[name]]  # fmt: skip
+    by_hand = [y * y * f * f * c * k for y, f, c, k in TABLES[name]]
+    assert list(work(net, SIZE).values()) == by_hand
 
 
 @each
-def test_initial_weights(self, build, name):
+def test_initial_weights(name, net):
     *filters, last = [link.params[0].value for link in net.layers if link.params]
     is_deep = name.startswith("vgg-vd")
     wanted = [sqrt(2 / (f * f * k)) if is_deep else 0.01 for _, f, _, k in TABLES[name]]
@@ -109,7 +109,7 @@ def test_initial_weights(self, build, name):
 
 
 @each
-def test_multipliers_and_recipe(self, build, name):
+def test_multipliers_and_recipe(name, net):
     rules = {
         tuple((p.learning_rate, p.weight_decay) for p in link.params)
         for link in net.layers
@@ -125,7 +125,8 @@ def test_multipliers_and_recipe(self, build, name):
     assert "classes" not in net.meta
 
 
-def test_every_parameter_learns(self, build, name):
+@some
+def test_every_parameter_learns(net):
     check_derivatives_are_there(net, net.output, batch=1)
 
 

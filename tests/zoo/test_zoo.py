@@ -6,6 +6,7 @@ import torch
 from matconvnet import executor
 from matconvnet.layout import channels_last
 from matconvnet.zoo import NETWORKS
+from tests.zoo.common import work
 
 
 def count(net):
@@ -23,6 +24,19 @@ def sizes(net, images=2):
         (size,) = node.layer.output_sizes([size], shapes)
         found.append(size)
     return found
+
+
+def test_multiply_adds():
+    """Pixels of the output times taps of the filters."""
+    same = 4096 * 4096 + 4096 * 1000
+    assert sum(work(NETWORKS["alexnet"](), (227, 227, 3)).values()) == (
+        55**2 * 121 * 3 * 96 + 27**2 * 25 * 48 * 256
+        + 13**2 * 9 * (256 * 384 + 192 * 384 + 192 * 256) + 36 * 256 * 4096 + same
+    )  # fmt: skip
+    assert sum(work(NETWORKS["vgg-f"](), (224, 224, 3)).values()) == (
+        54**2 * 121 * 3 * 64 + 27**2 * 25 * 64 * 256
+        + 13**2 * 9 * 3 * 256 * 256 + 36 * 256 * 4096 + same
+    )  # fmt: skip
 
 
 BNORM = {  # channels of the normalised convolutions; each has two learnable numbers a channel

@@ -1,6 +1,7 @@
 """Looking at data: broken and odd files, equal images, counts of classes; on real photographs."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -130,7 +131,8 @@ def test_arrays():
     images[..., 3] = images[..., 0]
     images[1, 2, 0, 4] = np.nan
     images[..., 5] = 7
-    imdb = Imdb.from_arrays(images, [0, 0, 1, 1, -1, 0], [1, 1, 1, 3, 1, 1])
+    imdb = Imdb.from_arrays(np.nan_to_num(images), [0, 0, 1, 1, -1, 0], [1, 1, 1, 3, 1, 1])
+    imdb = replace(imdb, images=images)
     found = check_database(imdb)
     assert found.broken == [(4, "holds values that are not finite")]
     assert found.odd == {"all pixels are equal": [5]}

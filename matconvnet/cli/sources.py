@@ -18,8 +18,9 @@ FILE_HELP = (
 )
 NETWORK_HELP = (
     f"A file: {FILE_HELP}. Or a network of the zoo, with fresh weights: alexnet, cifar-lenet, "
-    "cifar-nin, dncnn, fashion, lenet, resnet-20, resnet-50, resnet-101, resnet-152, vgg-f, vgg-m, "
-    "vgg-s, vgg-vd-16, vgg-vd-19; alexnet, lenet and those of vgg also with -bnorm added."
+    "cifar-nin, dncnn, fashion, inception, lenet, resnet-20, resnet-50, resnet-101, resnet-152, "
+    "vgg-f, vgg-m, vgg-s, vgg-vd-16, vgg-vd-19; alexnet, lenet and those of vgg also with -bnorm "
+    "added."
 )
 JITTER = tuple(
     f"jitter_{what}"

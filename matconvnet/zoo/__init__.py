@@ -8,6 +8,7 @@ from matconvnet.zoo.alexnet import alexnet, vgg_f
 from matconvnet.zoo.cifar import cifar_lenet, cifar_nin
 from matconvnet.zoo.dncnn import dncnn
 from matconvnet.zoo.fashion import fashion
+from matconvnet.zoo.inception import inception
 from matconvnet.zoo.lenet import lenet
 from matconvnet.zoo.resnet import resnet_20, resnet_50, resnet_101, resnet_152
 from matconvnet.zoo.vgg import vgg_m, vgg_s, vgg_vd_16, vgg_vd_19
@@ -19,6 +20,7 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "cifar-nin": cifar_nin,
     "dncnn": dncnn,
     "fashion": fashion,
+    "inception": inception,
     "lenet": lenet,
     "lenet-bnorm": partial(lenet, batch_normalization=True),
     "resnet-20": resnet_20,

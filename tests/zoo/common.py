@@ -44,7 +44,12 @@ def work(net, size):
 
 
 def check_derivatives_are_there(net, output, batch=2):
-    """Of colour images of 0..255, less an average: every parameter learns."""
+    """Of colour images of 0..255, less an average: every parameter learns.
+
+    Not so biases before a normalisation, which takes them away again, to rounding.
+    """
+    normalised = {n.inputs[0] for n in net.graph.nodes if n.layer.type_name == "bnorm"}
+    idle = {p for n in net.graph.nodes if n.outputs[0] in normalised for p in n.params[1:]}
     generator = torch.Generator().manual_seed(1)
     inputs = example_inputs(net, batch=batch, labels=True, generator=generator)
     inputs[net.input] *= 60
@@ -56,7 +61,7 @@ def check_derivatives_are_there(net, output, batch=2):
     for name, param in learned(net).items():
         assert ders[name].shape == param.value.shape
         assert ders[name].isfinite().all(), name
-        assert ders[name].any(), name
+        assert name in idle or ders[name].any(), name
 
 
 def check_derivative(net, inputs, output, step=1e-7):

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from matconvnet.data.lists import Database
     from matconvnet.data.reader import FileSource
     from matconvnet.nets.network import Network
-    from matconvnet.nets.simplenn import SimpleNN
 
 FILE_HELP = (
     ".mat (MatConvNet), .safetensors (ours), .onnx, or .prototxt (Caffe, with a .caffemodel of the "
@@ -69,16 +68,6 @@ def open_any(name: str, seed: int = 0) -> Any:
 def open_network(name: str, seed: int = 0) -> "Network":
     """Read a file, or build a network of the zoo with fresh weights drawn from `seed`."""
     return _network(open_any(name, seed), name)
-
-
-def open_simplenn(name: str, seed: int = 0) -> "SimpleNN":
-    """`open_network`, for what works on a SimpleNN alone."""
-    from matconvnet.nets.simplenn import SimpleNN
-
-    net = open_network(name, seed)
-    if not isinstance(net, SimpleNN):
-        raise ValueError(f"{name} holds a {type(net).__name__}; wanted a SimpleNN")
-    return net
 
 
 def open_trained(path: Path) -> "Network":

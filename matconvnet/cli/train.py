@@ -25,6 +25,8 @@ FOLDER_FILES = {
     "stats.jsonl": "the same as numbers",
     "profile.json": "where the time went",
     "net-epoch-<e>.safetensors": "checkpoints: the last epochs, and the best",
+    "net-epoch-<e>.mat": "checkpoints that MatConvNet reads too",
+    "tensorboard": "event files, for `tensorboard --logdir`",
 }
 
 

@@ -113,13 +113,14 @@ def train(
     from matconvnet.interop.safetensors import save_network
     from matconvnet.parallel.world import join
     from matconvnet.train.trainer import Trainer
+    from matconvnet.zoo import NETWORKS
 
     _check_device(device)
-    is_fresh = not Path(network).exists()
-    net, imdb = open_network(network + ("-bnorm" if bnorm else ""), seed), load_data(data)
+    name = network + ("-bnorm" if bnorm else "")
+    net, imdb = open_network(name, seed), load_data(data)
     out = out or Path("runs") / Path(network).stem
     net.meta.setdefault("name", Path(network).stem)
-    recipe.fit_head(net, imdb, new_head=new_head or is_fresh, seed=seed)
+    recipe.fit_head(net, imdb, new_head=new_head or name in NETWORKS, seed=seed)
     given = {
         "num_epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
         "solver": solver, "momentum": momentum, "weight_decay": weight_decay,

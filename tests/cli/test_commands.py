@@ -101,6 +101,17 @@ def test_train_goes_on_from_a_file(trained, folder, tmp_path):
     assert first["top1err"] < 0.2
 
 
+def test_a_network_of_the_zoo_is_fresh_beside_a_folder_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lenet").mkdir()
+    images = np.random.default_rng(0).integers(0, 255, (28, 28, 1, 40)).astype(np.uint8)
+    np.savez("two.npz", images=images, labels=np.arange(40) % 2, set=1 + np.arange(40) % 2)
+    result = run("train", "lenet", "--data", "two.npz", "--out", "out", "--epochs", 1)
+    assert result.exit_code == 0, result.output
+    weights = load_network(tmp_path / "out" / "network.safetensors").values()
+    assert list(weights.values())[-1].shape == (2,)  # biases: one per class
+
+
 def test_options_override_the_recipe(folder, tmp_path):
     result = run("train", "lenet", "--data", folder, "--out", tmp_path, "--epochs", 1)
     assert result.exit_code == 0, result.output

@@ -138,7 +138,8 @@ class Store:
         found = sorted(checkpoints_in(self.folder), key=lambda f: f.age)
         epochs = [f for f in found if f.step is None]
         kept = epochs if self.keep_last is None else epochs[-self.keep_last :]
-        valued = [e for e in entries.values() if e["value"] is not None and e["step"] is None]
+        names = {f.path.name for f in epochs}
+        valued = [e for e in entries.values() if e["value"] is not None and e["file"] in names]
         best = min(valued, key=lambda e: e["value"])["file"] if valued else None
         return {f.path.name for f in kept} | {new.path.name} | ({best} if best else set())
 

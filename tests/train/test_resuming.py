@@ -299,3 +299,16 @@ def test_a_run_that_has_ended_before_its_last_epoch_stays_so(tmp_path):
     first = run(tmp_path / "told", **changes)
     assert len(first.history.stats["train"]) == 1
     assert_same_end(run(tmp_path / "told", **changes), first)
+
+
+def test_the_best_of_what_is_there_is_kept(tmp_path):
+    options = {"keep_last": 1, "monitor": "-objective"}  # the largest, that of the first epoch
+    run(tmp_path, num_epochs=4, **options)
+    assert {name for name in names(tmp_path) if name.startswith("net")} == {
+        "net-epoch-1.safetensors", "net-epoch-4.safetensors"
+    }  # fmt: skip
+    (tmp_path / "net-epoch-1.safetensors").unlink()
+    run(tmp_path, num_epochs=6, **options)
+    kept = {name for name in names(tmp_path) if name.startswith("net")}
+    assert kept == {"net-epoch-4.safetensors", "net-epoch-6.safetensors"}
+    assert set(read_manifest(tmp_path)) == kept

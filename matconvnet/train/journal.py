@@ -69,12 +69,14 @@ class Journal:
         self._stack.close()
 
     def _end(self, error: BaseException | None) -> None:
-        if error is None:
-            self.end("finished", self.about["message"])
-        elif isinstance(error, (SystemExit, KeyboardInterrupt)):
-            self.end("stopped", "asked to stop; start again to go on")
-        else:
-            self.end("failed", f"{type(error).__name__}: {error}")
+        """Say how the run ended."""
+        status, message = "finished", ""
+        if isinstance(error, (SystemExit, KeyboardInterrupt)):
+            status, message = "stopped", "asked to stop; start again to go on"
+        elif error is not None:
+            status, message = "failed", f"{type(error).__name__}: {error}"
+        self.about |= {"status": status, "message": message}
+        self._tell()
 
     def batch(self, live: Mapping[str, Any]) -> None:
         """Show the state within an epoch: epoch, phase, batch, batches, statistics, speed."""
@@ -95,11 +97,6 @@ class Journal:
             from matconvnet.train.plots import plot_statistics
 
             plot_statistics(self.folder, self.history.stats)
-        self._tell()
-
-    def end(self, status: str, message: str) -> None:
-        """Say how the run ended."""
-        self.about |= {"status": status, "message": message}
         self._tell()
 
     def _tell(self) -> None:

@@ -1,0 +1,1 @@
+"""The fast path: rewrites of a graph, and programs that run one without Python in between."""

@@ -1,0 +1,248 @@
+/* Softmax, and losses of classes: each pixel has a row of scores, one for each class.
+
+   There is a label (int64) for every `pixels` rows that follow one another: 1, or those of an image.
+   Rows whose label is negative are ignored; one that is beyond the classes makes the loss NaN. */
+
+#include <math.h>
+
+#include "kernel.h"
+#include "vmath.h"
+
+#define MOST_PARTS 64
+
+/* Rows are split into parts, however many threads there are, so that sums do not depend on them. */
+static int64_t parts_of(int64_t rows, int64_t classes)
+{
+    return most(1, least(MOST_PARTS, rows * classes / (PARALLEL_WORTH / 4)));
+}
+
+/* The numbers of a vector that `count` numbers reach: -1, else 0. */
+static inline vi among(int64_t count)
+{
+    vi lane;
+    for (int i = 0; i < LANES; i++) lane[i] = i;
+    return lane < (vi){} + (int32_t)least(count, LANES);
+}
+
+static inline vf get(const float *a, int64_t count) { return count >= LANES ? load(a) : load_some(a, count); }
+static inline void put(float *a, vf v, int64_t count)
+{
+    if (count >= LANES) store(a, v);
+    else store_some(a, v, count);
+}
+
+static float largest(const float *x, int64_t classes)
+{
+    vf best = all(-INFINITY);
+    for (int64_t d = 0; d < classes; d += LANES) {
+        int64_t count = classes - d;
+        vf v = get(x + d, count);
+        best = larger(best, count >= LANES ? v : where(among(count), v, best));
+    }
+    float found = best[0];
+    for (int i = 1; i < LANES; i++) found = best[i] > found ? best[i] : found;
+    return found;
+}
+
+/* The sum of e^(x - max); the powers are written to y, unless it is NULL. */
+static float powers(const float *x, float max, int64_t classes, float *y)
+{
+    vf sum = {};
+    for (int64_t d = 0; d < classes; d += LANES) {
+        int64_t count = classes - d;
+        vf power = vexp(get(x + d, count) - max);
+        sum += count >= LANES ? power : where(among(count), power, (vf){});
+        if (y) put(y + d, power, count);
+    }
+    return sum_lanes(sum);
+}
+
+#define FEW 64 /* classes up to which LANES rows are worked on together, one in each lane */
+
+/* The same for `rows` <= LANES rows of few classes, one in each lane; the others hold anything. */
+static void powers_of_rows(const float *x, int64_t rows, int64_t classes, vf *power, vf *max, vf *sum)
+{
+    for (int64_t row = 0; row < LANES; row++) {
+        const float *in = x + least(row, rows - 1) * classes;
+        for (int64_t d = 0; d < classes; d++) ((float *)power)[d * LANES + row] = in[d];
+    }
+    *max = power[0];
+    for (int64_t d = 1; d < classes; d++) *max = larger(*max, power[d]);
+    *sum = (vf){};
+    for (int64_t d = 0; d < classes; d++) *sum += power[d] = vexp(power[d] - *max);
+}
+
+/* The terms of some rows of a loss, added up. n: as in its kernel. */
+typedef double terms(const float *x, const int64_t *labels, const int64_t *n, int64_t start, int64_t end);
+
+/* p: x, labels, y (one number), to be written. n: rows, classes, pixels, and what `f` wants. */
+static void sum_terms(terms *f, void *const *p, const int64_t *n)
+{
+    const int64_t rows = n[0], parts = parts_of(rows, n[1]);
+    double sums[MOST_PARTS] = {}, total = 0;
+#pragma omp parallel for schedule(static) if (parts > 1)
+    for (int64_t part = 0; part < parts; part++)
+        sums[part] = f(p[0], p[1], n, rows * part / parts, rows * (part + 1) / parts);
+    for (int64_t part = 0; part < parts; part++) total += sums[part];
+    *(float *)p[2] = total;
+}
+
+/* What a row counts, of a term that holds for a label among the classes. */
+static double counted(double term, int64_t label, int64_t classes)
+{
+    return label < 0 ? 0 : label < classes ? term : NAN;
+}
+
+static double terms_softmaxlog(const float *x, const int64_t *labels, const int64_t *n,
+                               int64_t start, int64_t end)
+{
+    const int64_t classes = n[1], step = classes <= FEW ? LANES : 1;
+    double total = 0;
+    for (int64_t row = start; row < end; row += step) {
+        int64_t rows = least(step, end - row);
+        vf power[FEW], max, sum, logs;
+        if (classes <= FEW) powers_of_rows(x + row * classes, rows, classes, power, &max, &sum);
+        else {
+            max = all(largest(x + row * classes, classes));
+            sum = all(powers(x + row * classes, max[0], classes, NULL));
+        }
+        logs = vlog(sum);
+        for (int64_t r = 0; r < rows; r++) {
+            int64_t label = labels[(row + r) / n[2]], inside = most(0, least(label, classes - 1));
+            double score = x[(row + r) * classes + inside];
+            total += counted(logs[r] + (max[r] - score), label, classes);
+        }
+    }
+    return total;
+}
+
+/* y = sum over rows of log(sum over d of e^x_d) - x_label.
+
+   p: x, labels, y (one number), to be written. n: rows, classes, pixels. */
+KERNEL(loss_softmaxlog) { sum_terms(terms_softmaxlog, p, n); }
+
+/* The terms of a loss that counts mistakes; option: see the kernels. */
+typedef int mistake(const float *x, int64_t label, int64_t classes, int64_t option);
+
+static inline __attribute__((always_inline)) double mistakes(
+    mistake *f, const float *x, const int64_t *labels, const int64_t *n, int64_t start, int64_t end,
+    int64_t option)
+{
+    const int64_t classes = n[1];
+    double total = 0;
+    for (int64_t row = start; row < end; row++) {
+        int64_t label = labels[row / n[2]], inside = most(0, least(label, classes - 1));
+        total += counted(f(x + row * classes, inside, classes, option), label, classes);
+    }
+    return total;
+}
+
+/* The first among equal best is taken; NaN is better than any number. */
+static int is_not_best(const float *x, int64_t label, int64_t classes, int64_t option)
+{
+    float score = x[label];
+    int better = 0;
+    if (score != score)
+        for (int64_t d = 0; d < label; d++) better |= x[d] != x[d];
+    else {
+        for (int64_t d = 0; d < label; d++) better |= !(x[d] < score);
+        for (int64_t d = label + 1; d < classes; d++) better |= !(x[d] <= score);
+    }
+    return better;
+}
+
+static double terms_classerror(const float *x, const int64_t *labels, const int64_t *n,
+                               int64_t start, int64_t end)
+{
+    return mistakes(is_not_best, x, labels, n, start, end, 0);
+}
+
+/* How many labels are not the best class. p, n: as loss_softmaxlog. */
+KERNEL(loss_classerror) { sum_terms(terms_classerror, p, n); }
+
+/* Equal scores are ranked by class; the label's own score counts as one that is behind. */
+static int is_not_among_best(const float *x, int64_t label, int64_t classes, int64_t option)
+{
+    float score = x[label];
+    int32_t behind = 0;
+    for (int64_t d = 0; d < label; d++) behind += x[d] < score;
+    for (int64_t d = label; d < classes; d++) behind += x[d] <= score;
+    return behind <= classes - option;
+}
+
+static double terms_topkerror(const float *x, const int64_t *labels, const int64_t *n,
+                              int64_t start, int64_t end)
+{
+    return mistakes(is_not_among_best, x, labels, n, start, end, n[3]);
+}
+
+/* How many labels are not among the best k classes. p: as loss_softmaxlog. n: rows, classes, pixels,
+   k. */
+KERNEL(loss_topkerror) { sum_terms(terms_topkerror, p, n); }
+
+/* scale * softmax of some rows, at most LANES if there are few classes, else one. */
+static void softmax_rows(const float *x, int64_t rows, int64_t classes, float scale, float *y)
+{
+    if (classes <= FEW) {
+        vf power[FEW], max, sum;
+        powers_of_rows(x, rows, classes, power, &max, &sum);
+        vf factor = scale / sum;
+        for (int64_t d = 0; d < classes; d++) power[d] *= factor;
+        for (int64_t row = 0; row < rows; row++)
+            for (int64_t d = 0; d < classes; d++) y[row * classes + d] = ((float *)power)[d * LANES + row];
+    } else {
+        float factor = scale / powers(x, largest(x, classes), classes, y);
+        for (int64_t d = 0; d < classes; d++) y[d] *= factor;
+    }
+}
+
+/* dzdx = dzdy * (softmax(x) - [d = label]).
+
+   p: x, labels, dzdy (one number), dzdx, to be written. n: rows, classes, pixels. */
+KERNEL(loss_softmaxlog_backward)
+{
+    const float *x = p[0], dzdy = *(float *)p[2];
+    const int64_t *labels = p[1], rows = n[0], classes = n[1], step = classes <= FEW ? LANES : 1;
+    float *dzdx = p[3];
+#pragma omp parallel for schedule(static) if (rows * classes > PARALLEL_WORTH / 4)
+    for (int64_t row = 0; row < rows; row += step) {
+        int64_t end = least(row + step, rows);
+        softmax_rows(x + row * classes, end - row, classes, dzdy, dzdx + row * classes);
+        for (int64_t r = row; r < end; r++) {
+            int64_t label = labels[r / n[2]];
+            if (label < 0) memset(dzdx + r * classes, 0, 4 * classes);
+            else if (label < classes) dzdx[r * classes + label] -= dzdy;
+            else dzdx[r * classes] = NAN;
+        }
+    }
+}
+
+/* y = softmax(x). p: x; y, to be written. n: rows, classes. */
+KERNEL(softmax)
+{
+    const float *x = p[0];
+    float *y = p[1];
+    const int64_t rows = n[0], classes = n[1], step = classes <= FEW ? LANES : 1;
+#pragma omp parallel for schedule(static) if (rows * classes > PARALLEL_WORTH / 4)
+    for (int64_t row = 0; row < rows; row += step)
+        softmax_rows(x + row * classes, least(step, rows - row), classes, 1, y + row * classes);
+}
+
+/* dzdx = y * (dzdy - sum over d of dzdy_d * y_d).
+
+   p: y; dzdy; dzdx, to be written. n: rows, classes. */
+KERNEL(softmax_backward)
+{
+    const float *y = p[0], *dzdy = p[1];
+    float *dzdx = p[2];
+    const int64_t rows = n[0], classes = n[1];
+#pragma omp parallel for schedule(static) if (rows * classes > PARALLEL_WORTH)
+    for (int64_t row = 0; row < rows; row++) {
+        const float *values = y + row * classes, *ders = dzdy + row * classes;
+        vf product = {};
+        for (int64_t d = 0; d < classes; d += LANES)
+            product += get(values + d, classes - d) * get(ders + d, classes - d);
+        float sum = sum_lanes(product);
+        for (int64_t d = 0; d < classes; d++) dzdx[row * classes + d] = values[d] * (ders[d] - sum);
+    }
+}

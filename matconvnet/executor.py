@@ -6,8 +6,8 @@ derivatives to it. The executor alone decides what is kept: layers say what they
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -42,6 +42,7 @@ class Record:
     skipped: set[str] = field(default_factory=set)
     again: dict[str, Replay] = field(default_factory=dict)
     ctx: Context = field(default_factory=Context)
+    graph: Graph | None = None
     spent: bool = False
 
 
@@ -77,6 +78,8 @@ def forward(
     """
     record = Record(dict(inputs), ctx=ctx or Context())
     reached = _reached(graph, depth) if derivative else frozenset()
+    if conserve_memory and reached and recompute is False:
+        record.graph = graph = _sparing(graph, reached, _pinned(graph, precious).union(inputs))
     keep = _kept(graph, reached, precious) if conserve_memory else None
     again: frozenset[str] = frozenset()
     if recompute is not False and derivative:
@@ -152,8 +155,9 @@ def backward(
         raise RecordError(
             "this record was spent by a backward pass that conserved memory; evaluate again"
         )
+    graph = record.graph or graph
     reached = _reached(graph, depth)
-    wanted = _wanted(graph, reached, wanted_inputs)
+    wanted = wanted_variables(graph, reached, wanted_inputs)
     given = (v for node in graph.nodes if node.name in record.skipped for v in node.outputs)
     kept = {*precious, *graph.inputs, *graph.outputs, *given}
     record.ders = dict(ders)
@@ -285,7 +289,7 @@ def _reached(graph: Graph, depth: int | None) -> frozenset[str]:
     return frozenset(node.name for node in nodes)
 
 
-def _wanted(
+def wanted_variables(
     graph: Graph, reached: frozenset[str], wanted_inputs: Iterable[str] | None
 ) -> frozenset[str]:
     """Variables whose derivative is asked for, or leads to one, within the reached nodes."""
@@ -298,6 +302,21 @@ def _wanted(
         if node.params or any(v in wanted for v in node.inputs):
             wanted.update(node.outputs)
     return frozenset(wanted)
+
+
+def _sparing(graph: Graph, reached: frozenset[str], pinned: Set[str]) -> Graph:
+    """Put sparing layers where a layer alone would keep its outputs, for its own derivative."""
+    derived = [node for node in graph.nodes if node.name in reached]
+    readers = Counter(v for node in derived for v in node.inputs if "inputs" in node.layer.needs)
+    readers.update(v for node in derived for v in node.outputs if "outputs" in node.layer.needs)
+
+    def spare(node: Node) -> Node:
+        is_alone = all(readers[v] == 1 and v not in pinned for v in node.outputs)
+        if node.name in reached and "outputs" in node.layer.needs and is_alone:
+            return node._replace(layer=node.layer.sparing())
+        return node
+
+    return replace(graph, nodes=tuple(map(spare, graph.nodes)))
 
 
 def _kept(graph: Graph, reached: frozenset[str], precious: Iterable[str]) -> frozenset[str]:

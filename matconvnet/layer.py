@@ -105,6 +105,13 @@ class Layer(ABC):
     def backward(self, call: Call, der_outputs: Tensors) -> tuple[Tensors, Tensors]:
         """Derivatives projected on `der_outputs`: (one per input, one per parameter)."""
 
+    def sparing(self) -> "Layer":
+        """What takes the place of the layer, where it alone would keep its outputs.
+
+        A layer whose derivative reads less than all of its outputs may save that instead.
+        """
+        return self
+
     def init_params(self, generator: torch.Generator | None = None) -> list[Tensor]:
         """New values of the parameters, drawn from `generator`."""
         return []

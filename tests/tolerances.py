@@ -22,5 +22,14 @@ AUTOGRAD = 1e-9
 REORDERED = 1e-11
 """The same sum in another order, in float64."""
 
+HALF = {"bf16": 4e-2, "fp16": 5e-3}
+"""Of a layer in a half type, against float32."""
+
+TRAINED = {"bf16": 0.05, "fp16": 0.01}
+"""Of a network after some epochs in a half type, against float32."""
+
 MEMORY = 0.15
 """Of a predicted peak of memory, against the one that is measured."""
+
+REWRITTEN = {torch.float64: 1e-11, torch.float32: 1e-4, torch.bfloat16: 8e-2}
+"""A network whose layers were joined, against the explicit one: roundings of several layers."""

@@ -25,18 +25,20 @@ def bnorm(
 
     Args:
         x: H x W x C x N map of floats.
-        g: C multipliers, in any shape.
-        b: C biases, in any shape.
+        g: C multipliers, in any shape; of the type of `x`, or float32 for half types.
+        b: C biases, likewise.
         epsilon: added to the variance, under the root; no effect when `moments` are given.
         moments: C x 2 (mu, sigma) to use in place of the batch's; sigma is the deviation with
             epsilon, not a variance.
 
-    Returns: (y, moments): H x W x C x N, and the C x 2 moments that were used.
+    Returns: (y, moments): H x W x C x N, and the C x 2 moments that were used, in the type of `g`.
     Raises: TypeError, ValueError, if shapes or types do not fit, or epsilon is negative.
     Source: vl_nnbnorm; MatConvNet manual, "Batch normalization".
     """
     x4 = check_map(x)
     _check(x4, g, b, epsilon, moments)
+    if acc_dtype(x) != x.dtype and x4.shape[3]:
+        return _half_bnorm(x4, g, b, epsilon, moments)
     if moments is None:
         moments = _batch_moments(x4, epsilon)
     mu, sigma = _columns(moments)
@@ -75,8 +77,8 @@ def bnorm_backward(
     _check(x4, g, b, epsilon, moments)
     dzdy = check_projection(dzdy, x4.shape, x)
     if moments is None:
-        moments = _batch_moments(x4, epsilon)
-    mu, sigma = moments.t().contiguous()
+        moments = _batch_moments(x4, epsilon).to(g.dtype)
+    mu, sigma = moments.t().contiguous().to(acc_dtype(x))
     if x4.shape[3] == 0:
         return torch.zeros_like(x), torch.zeros_like(g), torch.zeros_like(b), moments
     # The CPU kernel takes vectors for contiguous, and maps with an axis of size 1 for alike in
@@ -84,14 +86,41 @@ def bnorm_backward(
     if x4.stride() != dzdy.stride():
         x4, dzdy = channels_last(x4), channels_last(dzdy)
     dzdx, dzdg, dzdb = aten.native_batch_norm_backward(
-        nchw(dzdy), nchw(x4), g.reshape(-1).contiguous(), mu, sigma**2 if frozen else None, mu,
+        nchw(dzdy), nchw(x4), _exact(g, x), mu, sigma**2 if frozen else None, mu,
         1 / sigma, not frozen, 0.0, (True, True, True),
     )  # fmt: skip
-    return hwcn(dzdx).reshape(x.shape), dzdg.reshape(g.shape), dzdb.reshape(b.shape), moments
+    dzdg, dzdb = dzdg.to(g.dtype).reshape(g.shape), dzdb.to(b.dtype).reshape(b.shape)
+    return hwcn(dzdx).reshape(x.shape), dzdg, dzdb, moments
+
+
+def _half_bnorm(
+    x: Tensor, g: Tensor, b: Tensor, epsilon: float, moments: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """`bnorm` of half types by the kernel of torch, with float32 in between.
+
+    It does not centre before it scales; what float32 loses then, half types do not have.
+    """
+    known = (None, None) if moments is None else moments.t().contiguous().to(acc_dtype(x))
+    mu, variance = known[0], None if known[1] is None else known[1] ** 2
+    y, mean, inverse = aten.native_batch_norm(
+        nchw(x), _exact(g, x), _exact(b, x), mu, variance, moments is None, 0.0,
+        epsilon if moments is None else 0.0,
+    )  # fmt: skip
+    if moments is None:
+        moments = torch.stack((mean, 1 / inverse), 1).to(g.dtype)
+    return hwcn(y), moments
+
+
+def _exact(p: Tensor, x: Tensor) -> Tensor:
+    """C parameters in the type of sums over `x`."""
+    return p.reshape(-1).contiguous().to(acc_dtype(x))
 
 
 def _check(x: Tensor, g: Tensor, b: Tensor, epsilon: float, moments: Tensor | None) -> None:
-    check_same(x, g=g, b=b)
+    exact = acc_dtype(x)
+    for name, value in (("g", g), ("b", b)):
+        if not (isinstance(value, Tensor) and (value.dtype, value.device) == (exact, x.device)):
+            check_same(x, **{name: value})
     channels = x.shape[2]
     for name, value in (("g", g), ("b", b)):
         if value is None or value.numel() != channels:

@@ -54,7 +54,7 @@ def conv(
     Source: vl_nnconv; MatConvNet manual, "Convolution".
     """
     x4 = check_map(x)
-    g = _geometry(x4, f, b, stride, pad, dilate)
+    g = geometry(x4, f, b, stride, pad, dilate)
     if f is None:
         y = _padded(x4, g)[:: g.stride[0], :: g.stride[1]]
         return y.clone() if b is None else y + b.reshape(-1, 1)
@@ -102,7 +102,7 @@ def conv_backward(
     Source: vl_nnconv.
     """
     x4 = check_map(x)
-    g = _geometry(x4, f, b, stride, pad, dilate)
+    g = geometry(x4, f, b, stride, pad, dilate)
     dzdy = check_projection(dzdy, g.output, x)
     wanted = (der_data, der_filters and f is not None)
     if x4.shape[3] == 0:
@@ -175,7 +175,8 @@ class Geometry(NamedTuple):
     """The filters cover the whole map: one matrix product, far faster than a convolution kernel."""
 
 
-def _geometry(x: Tensor, f: Tensor | None, b: Tensor | None, stride, pad, dilate) -> Geometry:
+def geometry(x: Tensor, f: Tensor | None, b: Tensor | None, stride, pad, dilate) -> Geometry:
+    """Check the arguments of `conv`, and tell what they amount to."""
     check_same(x, f=f, b=b)
     f_shape = None if f is None else f.shape if f.dim() == 4 else check_map(f, "f").shape
     strides, pads, taps = pair(stride, "stride"), quad(pad, "pad"), pair(dilate, "dilate")

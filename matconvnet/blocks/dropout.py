@@ -1,6 +1,7 @@
 """Dropout: zero a random share of the elements, scale the others so that the mean stays."""
 
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def dropout(
     """
     check_float(x, "x")
     if mask is None:
-        mask = _draw(x, _check_rate(rate), generator)
+        mask = Kept.draw(x, rate, generator).mask()
     check_same(x, mask=mask)
     if mask.shape != x.shape:
         raise ValueError(
@@ -67,18 +68,33 @@ def _check_rate(rate: float) -> float:
     return rate
 
 
-def _draw(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
-    """A new mask; the same for every memory order of `x`."""
-    if rate == 1:
-        return torch.zeros_like(x)
-    # On the CPU uniform_ and a comparison take a third of the time of bernoulli_.
-    u = empty_map(x.shape, x, torch.float32).uniform_(generator=generator)
-    return u.ge_(rate).to(x.dtype).mul_(1 / (1 - rate))
+class Kept(NamedTuple):
+    """A mask in one byte an element: which elements are kept; they are multiplied by `scale`."""
+
+    elements: Tensor
+    scale: float
+    dtype: torch.dtype
+
+    @classmethod
+    def draw(cls, x: Tensor, rate: float, generator: torch.Generator | None) -> Self:
+        """A new mask for `x`; the same for every memory order of it."""
+        rate = _check_rate(rate)
+        if rate == 1:
+            return cls(torch.zeros_like(x, dtype=torch.bool), 0.0, x.dtype)
+        # On the CPU uniform_ and a comparison take a third of the time of bernoulli_.
+        u = empty_map(x.shape, x, torch.float32).uniform_(generator=generator)
+        return cls(u >= rate, 1 / (1 - rate), x.dtype)
+
+    def mask(self) -> Tensor:
+        """The mask as `dropout` returns it."""
+        return self.elements.to(self.dtype).mul_(self.scale)
 
 
 @dataclass(frozen=True)
 class Dropout(Elementwise):
     """Layer form of `dropout`; in test mode the identity, both ways.
+
+    It saves the mask in a byte an element (`Kept`), or the mask that it was given.
 
     mask: what every evaluation uses in place of a new mask. frozen: a DagNN that has evaluated the
     layer once goes on with the mask of that time; here it changes nothing.
@@ -93,14 +109,24 @@ class Dropout(Elementwise):
     mask: Tensor | None = field(default=None, compare=False, repr=False)
 
     def forward(self, inputs, params, ctx):
-        """See `dropout`; the mask is saved."""
+        """See `dropout`; what makes the mask is saved."""
         if not ctx.training:
             return inputs[:1], None
-        y, mask = dropout(inputs[0], rate=self.rate, mask=self.mask, generator=ctx.generator)
-        return (y,), mask
+        (x,) = inputs
+        if self.mask is not None:
+            y, mask = dropout(x, mask=self.mask)
+            return (y,), mask
+        check_float(x, "x")
+        kept = Kept.draw(x, self.rate, ctx.generator)
+        return (kept.mask().mul_(x),), kept
 
     def backward(self, call, der_outputs):
         """See `dropout_backward`."""
         if not call.ctx.training:
             return der_outputs[:1], ()
-        return (dropout_backward(der_outputs[0], call.saved),), ()
+        return (dropout_backward(der_outputs[0], self.mask_of(call.saved)),), ()
+
+    @staticmethod
+    def mask_of(saved: Any) -> Any:
+        """The mask of an evaluation, from what it saved."""
+        return saved.mask() if isinstance(saved, Kept) else saved

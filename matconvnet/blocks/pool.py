@@ -1,8 +1,7 @@
 """Spatial pooling: the maximum or the mean of every window of every channel."""
 
-import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +16,9 @@ from matconvnet.window import Pad4, Size2, output_size, pair, planned, quad
 
 Method = Literal["max", "avg"]
 aten: Any = torch.ops.aten
+MOST_WINNERS = {"cpu": 1 << 17, "cuda": 1 << 21}
+"""Whose indices are there at a time: on the CPU they stay in the cache."""
+FEW_WINNERS = 1 << 16
 
 
 @array_api
@@ -42,7 +44,7 @@ def pool(
     Source: vl_nnpool; MatConvNet manual, "Spatial pooling".
     """
     x4 = check_map(x)
-    win = _window(x4, size, stride, pad, method)
+    win = _window(x4.shape, size, stride, pad, method)
     if x4.shape[3] == 0:
         return x4.new_empty(win.output)
     if win.method == "max":
@@ -69,12 +71,13 @@ def pool_backward(
     specified.
     """
     x4 = check_map(x)
-    win = _window(x4, size, stride, pad, method)
+    win = _window(x4.shape, size, stride, pad, method)
     dzdy = check_projection(dzdy, win.output, x)
     if x4.shape[3] == 0:
         return torch.zeros_like(x)
     if win.method == "max":
-        return _max_pool_backward(x4, dzdy, _max_pool(x4, win)[1], win).reshape(x.shape)
+        winners = _max_pool(x4, win)[1]
+        return _max_pool_backward(x4.shape, dzdy, winners, win).reshape(x.shape)
     return _mean_pool_backward(x4, dzdy, win).reshape(x.shape)
 
 
@@ -92,11 +95,11 @@ class Window(NamedTuple):
     explicit: bool
 
 
-def _window(x: Tensor, size, stride, pad, method) -> Window:
+def _window(shape: torch.Size, size, stride, pad, method) -> Window:
     kind = str(method).lower()
     if kind not in ("max", "avg"):
         raise ValueError(f"method is {method!r}; wanted 'max' or 'avg'")
-    return _plan(x.shape, pair(size, "size"), pair(stride, "stride"), quad(pad, "pad"), kind)
+    return _plan(shape, pair(size, "size"), pair(stride, "stride"), quad(pad, "pad"), kind)
 
 
 @planned
@@ -147,24 +150,96 @@ def _padded(x: Tensor, win: Window, value: float) -> Tensor:
     return F.pad(nchw(x), (left, right, top, bottom), value=value) if win.explicit else nchw(x)
 
 
-def _unpadded(der: Tensor, win: Window, x: Tensor) -> Tensor:
+def _unpadded(der: Tensor, win: Window, shape: torch.Size) -> Tensor:
     top, _, left, _ = win.pad
-    return der[top : top + x.shape[0], left : left + x.shape[1]] if win.explicit else der
+    return der[top : top + shape[0], left : left + shape[1]] if win.explicit else der
 
 
 def _max_pool(x: Tensor, win: Window) -> tuple[Tensor, Tensor]:
-    y, indices = aten.max_pool2d_with_indices(
-        _padded(x, win, -torch.inf), win.size, win.stride, win.kernel_pad, 1, win.ceil_mode
+    """The maxima, and the low bits of the indices of the pixels that they are.
+
+    A window is known by its place, so that these bits tell which of its pixels won. The kernel
+    writes 8 bytes for each, so it runs part by part; unless autograd looks on.
+    """
+    x_nchw, low_type = _padded(x, win, -torch.inf), _low_type(win, _seen(x.shape, win)[1])
+    options = win.size, win.stride, win.kernel_pad, 1, win.ceil_mode
+    if low_type is torch.int64 or x.requires_grad:
+        y, indices = aten.max_pool2d_with_indices(x_nchw, *options)
+        return hwcn(y), indices
+    y, winners = (nchw(empty_map(win.output, x, dtype)) for dtype in (x.dtype, low_type))
+    for part in _parts(win, x.device):
+        maxima = y[part]
+        indices = torch.empty_like(maxima, dtype=torch.int64)
+        aten.max_pool2d_with_indices.out(x_nchw[part], *options, out=maxima, indices=indices)
+        winners[part].copy_(indices)
+    return hwcn(y), winners
+
+
+def _max_pool_backward(shape: torch.Size, dzdy: Tensor, winners: Tensor, win: Window) -> Tensor:
+    height, width = _seen(shape, win)
+    der = nchw(empty_map((height, width, *shape[2:]), dzdy))
+    whole = _whole_indices(win, width, winners)
+    for part in _parts(win, dzdy.device):
+        aten.max_pool2d_with_indices_backward.grad_input(
+            nchw(dzdy)[part], der[part], win.size, win.stride, win.kernel_pad, 1, win.ceil_mode,
+            whole(part), grad_input=der[part],
+        )  # fmt: skip
+    return _unpadded(hwcn(der), win, shape)
+
+
+@planned
+def _low_type(win: Window, width: int) -> torch.dtype:
+    """The smallest type whose bits of an index tell the pixels of a window from each other.
+
+    width: of the map, whose pixels are counted row by row. Few indices, or a symbol for their
+    number, are not worth the effort.
+    """
+    count, (size_y, size_x) = math.prod(win.output), win.size
+    if not isinstance(count, int) or count < FEW_WINNERS:
+        return torch.int64
+    offsets = [row * width + column for row in range(size_y) for column in range(size_x)]
+    if len({offset % 2**8 for offset in offsets}) == len(offsets):
+        return torch.uint8
+    return torch.int16 if offsets[-1] < 2**15 else torch.int64
+
+
+def _whole_indices(win: Window, width: int, winners: Tensor) -> Callable[[slice], Tensor]:
+    """What makes indices of the low bits of some images."""
+    low_type, device = winners.dtype, winners.device
+    if low_type is torch.int64:
+        return winners.__getitem__
+    rows, columns = (
+        torch.arange(-pad, count * stride - pad, stride, device=device)
+        for count, stride, pad in zip(win.output, win.stride, win.kernel_pad, strict=False)
     )
-    return hwcn(y), indices
+    first = rows[:, None] * width + columns  # index of the first pixel of every window
+    rows, columns = (torch.arange(count, device=device) for count in win.size)
+    behind = (rows[:, None] * width + columns).reshape(-1)  # the first pixel, in a window
+    count = 2**8 if low_type is torch.uint8 else (win.size[0] - 1) * width + win.size[1]
+    by_low = torch.zeros(count, dtype=torch.int64, device=device)
+    by_low.scatter_(0, behind.to(low_type).to(torch.int64), behind)
+
+    def whole(part: slice) -> Tensor:
+        low = torch.sub(winners[part], first.to(low_type))  # wraps around
+        found = torch.empty_like(low, dtype=torch.int64)
+        flat = [t.permute(0, 2, 3, 1).reshape(-1) for t in (low, found)]
+        torch.index_select(by_low, 0, flat[0].to(torch.int32), out=flat[1])
+        return found.add_(first)
+
+    return whole
 
 
-def _max_pool_backward(x: Tensor, dzdy: Tensor, indices: Tensor, win: Window) -> Tensor:
-    der = aten.max_pool2d_with_indices_backward(
-        nchw(dzdy), _padded(x, win, 0.0), win.size, win.stride, win.kernel_pad, 1, win.ceil_mode,
-        indices,
-    )  # fmt: skip
-    return _unpadded(hwcn(der), win, x)
+def _seen(shape: torch.Size, win: Window) -> tuple[int, int]:
+    """Height and width of the map that the kernel sees."""
+    top, bottom, left, right = win.pad if win.explicit else (0, 0, 0, 0)
+    return shape[0] + top + bottom, shape[1] + left + right
+
+
+def _parts(win: Window, device: torch.device) -> list[slice]:
+    """Images whose winners are found together."""
+    y, x, c, n = win.output
+    step = max(MOST_WINNERS["cuda" if device.type == "cuda" else "cpu"] // (y * x * c), 1)
+    return [slice(first, first + step) for first in range(0, n, step)]
 
 
 def _mean_pool(x: Tensor, win: Window) -> Tensor:
@@ -185,7 +260,7 @@ def _mean_pool_backward(x: Tensor, dzdy: Tensor, win: Window) -> Tensor:
         nchw(dzdy), _padded(x, win, 0.0), win.size, win.stride, win.kernel_pad, win.ceil_mode,
         False, divisor,
     )  # fmt: skip
-    return _unpadded(hwcn(der), win, x)
+    return _unpadded(hwcn(der), win, x.shape)
 
 
 def _pixels_per_window(x: Tensor, win: Window) -> Tensor:
@@ -194,56 +269,36 @@ def _pixels_per_window(x: Tensor, win: Window) -> Tensor:
     return hwcn(F.avg_pool2d(_padded(ones, win, 0.0), win.size, win.stride, divisor_override=1))
 
 
-class Winners(NamedTuple):
-    """What max pooling keeps for its derivative in place of its input."""
-
-    indices: Tensor
-    shape: torch.Size
-
-
 @dataclass(frozen=True)
 class Pooling(Filter):
-    """Layer form of `pool`.
+    """Layer form of `pool`; what it saves is smaller than its input: the shape, and the winners."""
 
-    A map is needed again only where remembering the winners would take more memory than the map.
-    """
-
-    type_name = "pool"
+    type_name, needs = "pool", frozenset()
     struct_names, dag_names = {"size": "pool"}, {"size": "poolSize"}
     size: Size2 = field(default=1)
     method: Method = field(default="max", kw_only=True)
 
-    @functools.cached_property
-    def needs(self):  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Nothing, if the winners (8 bytes an output) are smaller than the map they replace."""
-        is_max = str(self.method).lower() == "max"
-        keeps = is_max and math.prod(pair(self.stride, "stride")) < 4
-        return frozenset({"inputs"} if keeps else ())
-
     def forward(self, inputs, params, ctx):
         """See `pool`."""
-        (x,) = inputs
-        if self.needs:
-            return (pool(x, **self.options()),), None
-        x4 = check_map(x)
-        win = _window(x4, self.size, self.stride, self.pad, self.method)
-        if win.method == "avg":
-            return (_mean_pool(x4, win),), x4.shape
-        y, indices = _max_pool(x4, win)
-        return (y,), Winners(indices, x4.shape)
+        x = check_map(inputs[0])
+        win = _window(x.shape, self.size, self.stride, self.pad, self.method)
+        if win.method == "max":
+            y, winners = _max_pool(x, win)
+            return (y,), (x.shape, winners)
+        return (_mean_pool(x, win),), (x.shape, None)
 
     def backward(self, call, der_outputs):
         """See `pool_backward`."""
-        if call.inputs[0] is not None:
-            return (pool_backward(call.inputs[0], der_outputs[0], **self.options()),), ()
         (dzdy,) = der_outputs
-        shape = call.saved.shape if isinstance(call.saved, Winners) else call.saved
+        if call.saved is None:
+            return (pool_backward(call.inputs[0], dzdy, **self.options()),), ()
+        shape, winners = call.saved
+        win = _window(shape, self.size, self.stride, self.pad, self.method)
         stand_in = empty_map(shape, dzdy)  # never written: the kernels read its shape alone
-        win = _window(stand_in, self.size, self.stride, self.pad, self.method)
         dzdy = check_projection(dzdy, win.output, stand_in)
-        if win.method == "avg":
-            return (_mean_pool_backward(stand_in, dzdy, win),), ()
-        return (_max_pool_backward(stand_in, dzdy, call.saved.indices, win),), ()
+        if winners is not None:
+            return (_max_pool_backward(shape, dzdy, winners, win),), ()
+        return (_mean_pool_backward(stand_in, dzdy, win),), ()
 
     def window(self, param_shapes: Sequence[Sequence[int] | None]):
         """The pooling window."""

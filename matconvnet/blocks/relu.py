@@ -8,9 +8,10 @@ from torch import Tensor
 
 from matconvnet.blocks._checks import check_float, check_projection
 from matconvnet.layer import Elementwise
-from matconvnet.layout import array_api
+from matconvnet.layout import array_api, empty_map, nchw
 
 aten: Any = torch.ops.aten
+FEW = 1 << 16
 
 
 @array_api
@@ -59,10 +60,61 @@ class ReLU(Elementwise):
     type_name, needs = "relu", frozenset({"outputs"})
     leak: float = 0.0
 
-    def forward(self, inputs, params, ctx):
+    def forward(self, inputs, params, ctx) -> tuple[tuple[Tensor], Any]:
         """See `relu`."""
         return (relu(inputs[0], leak=self.leak),), None
 
     def backward(self, call, der_outputs):
         """See `relu_backward`."""
         return (relu_backward(call.outputs[0], der_outputs[0], leak=self.leak),), ()
+
+    def sparing(self):
+        """A layer that saves bits; with a leak there is none."""
+        return SparingReLU() if self.leak == 0 else self
+
+
+@dataclass(frozen=True)
+class SparingReLU(ReLU):
+    """A ReLU that saves in one bit for each number whether it was positive, not its output.
+
+    Few numbers are not worth the effort.
+    """
+
+    needs = frozenset()
+
+    def forward(self, inputs, params, ctx):
+        """See `relu`."""
+        y = relu(inputs[0])
+        return (y,), y if y.numel() < FEW else _zeros_as_bits(y)
+
+    def backward(self, call, der_outputs):
+        """See `relu_backward`."""
+        (dzdy,), saved = der_outputs, call.saved
+        if saved is None or saved.is_floating_point():
+            y = call.inputs[0] if saved is None else saved
+            return (relu_backward(y, dzdy),), ()
+        return (_without_zeros(dzdy, saved),), ()
+
+
+def _zeros_as_bits(y: Tensor) -> Tensor:
+    """Bytes of bits that are set where y <= 0; bit k is that of the k-th eighth of `y`."""
+    eighths = _eighths(y)
+    bits = torch.zeros(eighths[0].numel(), dtype=torch.uint8, device=y.device)
+    for k, part in enumerate(eighths):
+        bits[: part.numel()].add_((part <= 0).view(torch.uint8), alpha=1 << k)
+    return bits
+
+
+def _without_zeros(dzdy: Tensor, bits: Tensor) -> Tensor:
+    """`dzdy`, but 0 where bits are set."""
+    dzdx = empty_map(dzdy.shape, dzdy)
+    for k, (part, der) in enumerate(zip(_eighths(dzdy), _eighths(dzdx), strict=True)):
+        positive = ((bits[: part.numel()] >> k) & 1).bitwise_xor_(1).to(part.dtype)
+        aten.threshold_backward.grad_input(part, positive, 0, grad_input=der)
+    return dzdx
+
+
+def _eighths(t: Tensor) -> tuple[Tensor, ...]:
+    """The numbers of a map in the order of channels-last memory, in eight parts."""
+    flat = nchw(t).permute(0, 2, 3, 1).reshape(-1)
+    return flat.split(-(-flat.numel() // 8))

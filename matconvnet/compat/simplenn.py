@@ -290,7 +290,7 @@ def _lay_out(
         if isinstance(kept, Entry):
             after.aux = kept.aux
         elif not skip_forward and isinstance(node.layer, Dropout) and kept is not None:
-            after.aux = kept
+            after.aux = node.layer.mask_of(kept)
         after.saved = (entry.x, kept) if kept is not None and record.ctx.training else None
         if backward and i >= lowest:
             if node.params:

@@ -64,6 +64,8 @@ class Ledger(TorchDispatchMode):
         """Run an operator and count what it made."""
         made = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
+        if name == "convolution":  # of meta tensors, torch forgets the order of memory
+            made = made.contiguous(memory_format=torch.channels_last)
         if self._unwritten and func._schema.is_mutable:
             for tensor in _tensors((args, kwargs)):
                 self._write(tensor)
@@ -148,6 +150,11 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         """All else is that of the layer."""
         return getattr(self._layer, name)
+
+    def sparing(self) -> "Watched":
+        """The sparing layer, watched as well."""
+        node = self._node._replace(layer=self._layer.sparing())
+        return Watched(node, self._ledger, self._sizes)
 
     def forward(self, inputs: tuple[Tensor, ...], params: tuple[Any, ...], ctx: Context) -> Any:
         """Evaluate the layer."""

@@ -158,7 +158,7 @@ class DagNN(Wiring):
         for layer in self._layers.values():
             block = layer.block
             if isinstance(block, Dropout) and block.frozen and block.mask is None:
-                mask = record.saved.get(layer.name)
+                mask = block.mask_of(record.saved.get(layer.name))
                 if mask is not None:
                     layer.block = replace(block, mask=mask)
 

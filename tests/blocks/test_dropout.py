@@ -121,9 +121,12 @@ def test_derivative_wants_the_mask():
 def test_layer():
     x, layer, random = randn((4, 5, 10, 3)), Dropout(rate=0.3), torch.Generator()
     training = Context(True, random.manual_seed(1))
-    (y,), mask = layer.forward((x,), (), training)
-    assert torch.equal(y, dropout(x, rate=0.3, generator=random.manual_seed(1))[0])
-    call = Call((None,), (), (None,), mask, training, (True,))
+    (y,), saved = layer.forward((x,), (), training)
+    want, mask = dropout(x, rate=0.3, generator=random.manual_seed(1))
+    assert torch.equal(y, want)
+    assert torch.equal(layer.mask_of(saved), mask)
+    assert saved.elements.element_size() == 1
+    call = Call((None,), (), (None,), saved, training, (True,))
     (dzdx,), _ = layer.backward(call, (x,))
     assert torch.equal(dzdx, y)
     assert layer.needs == frozenset()

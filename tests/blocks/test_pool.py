@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from matconvnet.blocks.pool import Pooling, pool, pool_backward
 from matconvnet.layer import Call, Context
+from matconvnet.layout import hwcn, nchw
+from matconvnet.window import quad
 from tests.helpers import (
     assert_close,
     central_difference,
@@ -196,3 +198,46 @@ def test_errors_of_the_projection():
 def test_receptive_field():
     field = Pooling((3, 2), stride=(2, 1), pad=(1, 0, 0, 1)).receptive_field([])
     assert (field.size, field.stride, field.offset) == ((3, 2), (2, 1), (0, 0.5))
+
+
+WIDE = {  # bytes of a winner: by the width of the map, and the window
+    "one byte": ((20, 56, 8, 9), (3, 3), 1),
+    "many images at once": ((6, 10, 2, 600), (2, 2), 1),
+    "rows a multiple of 256 apart": ((12, 256, 8, 6), (2, 3), 2),
+    "rows 128 apart, of three": ((12, 128, 8, 6), (3, 2), 2),
+    "rows too far apart for two bytes": ((3, 32768, 1, 2), (3, 2), 8),
+    "few": ((6, 10, 2, 2), (2, 2), 8),
+}
+
+
+@pytest.mark.parametrize("pad", [0, (1, 0, 0, 1), (0, 1, 1, 1)])
+@pytest.mark.parametrize(("shape", "size", "width"), WIDE.values(), ids=WIDE)
+def test_winners_take_little_memory_and_lose_nothing(shape, size, width, pad, monkeypatch):
+    """Bit by bit what torch does with all indices; ties included."""
+    if width != 8:
+        monkeypatch.setattr("matconvnet.blocks.pool.FEW_WINNERS", 1)
+    x, layer = randn(shape).mul(4).round(), Pooling(size, stride=(2, 1), pad=pad)
+    (y,), saved = layer.forward((x,), (), Context())
+    top, bottom, left, right = quad(pad, "pad")
+    wide = torch.nn.functional.pad(nchw(x), (left, right, top, bottom), value=-torch.inf)
+    want, indices = torch.ops.aten.max_pool2d_with_indices(wide, size, (2, 1))
+    assert torch.equal(y, hwcn(want))
+    assert pad or saved[1].element_size() == width  # padding makes rows longer
+    dzdy = randn(y.shape, 1)
+    (der,), _ = layer.backward(Call((None,), (), (None,), saved, Context(), (True,)), (dzdy,))
+    all_ders = torch.ops.aten.max_pool2d_with_indices_backward(
+        nchw(dzdy), wide, size, (2, 1), (0, 0), (1, 1), False, indices
+    )
+    inside = all_ders[..., top : top + shape[0], left : left + shape[1]]
+    assert torch.equal(der, hwcn(inside))
+
+
+def test_a_layer_keeps_no_map():
+    assert Pooling(3, stride=1).needs == Pooling(2, stride=2).needs == frozenset()
+
+
+def test_what_was_not_saved_is_made_again():
+    x, layer = randn((6, 8, 2, 3)), Pooling(3, stride=2)
+    dzdy = randn(layer.forward((x,), (), Context())[0][0].shape, 1)
+    (der,), _ = layer.backward(Call((x,), (), (None,), None, Context(), (True,)), (dzdy,))
+    assert torch.equal(der, pool_backward(x, dzdy, 3, stride=2))

@@ -100,3 +100,28 @@ def test_layer_reads_only_its_output():
     call = Call((None,), (), (y,), saved, Context(), (True,))
     (dzdx,), _ = layer.backward(call, (x,))
     assert torch.equal(dzdx, relu_backward(x, x, leak=0.2))
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 65, 4096])
+@pytest.mark.parametrize("few", [1, 10**6])
+def test_a_sparing_layer_gives_the_same(count, few, monkeypatch):
+    monkeypatch.setattr("matconvnet.blocks.relu.FEW", few)
+    x, dzdy = randn((3, count, 5, 2)), randn((3, count, 5, 2), 1)
+    x[0, 0, :3, 0] = torch.tensor([0.0, torch.nan, -0.0])
+    dzdy[0, 0, :3, 1] = torch.tensor([torch.inf, torch.nan, -torch.inf])
+    layer = ReLU().sparing()
+    assert layer.needs == frozenset()
+    (y,), saved = layer.forward((x,), (), Context())
+    torch.testing.assert_close(y, relu(x), rtol=0, atol=0, equal_nan=True)
+    assert saved.nbytes <= (y.nbytes if few > 1 else y.numel() / 8 + 1)
+    call = Call((None,), (), (None,), saved, Context(), (True,))
+    for der in (dzdy, in_memory(dzdy, "channels last")):
+        (dzdx,), _ = layer.backward(call, (der,))
+        torch.testing.assert_close(dzdx, relu_backward(y, der), rtol=0, atol=0, equal_nan=True)
+    (dzdx,), _ = layer.backward(call._replace(inputs=(x,), saved=None), (dzdy,))
+    torch.testing.assert_close(dzdx, relu_backward(y, dzdy), rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_leak_spares_nothing():
+    layer = ReLU(leak=0.1)
+    assert layer.sparing() is layer

@@ -287,3 +287,64 @@ def test_spare_memory_is_not_written_twice():
     want = derivative()
     torch.testing.assert_close(derivative({"f": torch.empty_like(params["f"])}), want)
     torch.testing.assert_close(derivative(times=2), 2 * want)
+
+
+def sparing_graph(between="conv"):
+    """conv - relu - pool - relu, the second also read by a convolution, if there is one between."""
+    nodes = [
+        Node("conv", Conv(pad=1), ("x",), ("a",), ("f", "b")),
+        Node("relu", ReLU(), ("a",), ("r",)),
+        Node("pool", Pooling(3, stride=2), ("r",), ("p",)),
+        Node("relu2", ReLU(), ("p",), ("q",)),
+    ]
+    if between == "conv":
+        nodes.append(Node("conv2", Conv(pad=1), ("q",), ("y",), ("f2", "b")))
+    return build(nodes)
+
+
+def sparing_problem():
+    values = {"f": randn(3, 3, 2, 4), "b": randn(4, seed=1), "f2": randn(3, 3, 4, 4, seed=2)}
+    return values, {"x": randn(41, 40, 2, 16, seed=3)}
+
+
+def differentiate(graph, values, inputs, ders=("y",), **options):
+    record = executor.forward(graph, values, inputs, derivative=True, precious=ders, **options)
+    left = set(record.values), {n: s for n, s in record.saved.items() if s is not None}
+    projections = {v: randn(*record.values[v].shape, seed=4) for v in ders}
+    return executor.backward(graph, values, record, projections, precious=ders, **options), left
+
+
+def test_a_relu_that_alone_keeps_its_output_saves_bits():
+    graph, (values, inputs) = sparing_graph(), sparing_problem()
+    got, (left, saved) = differentiate(graph, values, inputs, conserve_memory=True)
+    want, (_, all_saved) = differentiate(graph, values, inputs)
+    assert left == {"x", "q", "y"}  # the convolution needs q
+    assert set(saved) == {"relu", "pool"}
+    assert set(all_saved) == {"pool"}
+    count = want.values["r"].numel()
+    assert saved["relu"].nbytes <= count // 8 + 1
+    assert torch.equal(got.values["y"], want.values["y"])
+    assert torch.equal(got.ders["x"], want.ders["x"])
+    for name, der in want.param_ders.items():
+        assert torch.equal(got.param_ders[name], der), name
+
+
+@pytest.mark.parametrize("how", ["precious", "output", "given", "recomputed", "not reached"])
+def test_an_output_that_others_read_is_kept(how):
+    graph, (values, inputs) = sparing_graph("nothing"), sparing_problem()
+    options = {
+        "precious": {"ders": ("q", "r")}, "recomputed": {"recompute": ["relu"]},
+        "not reached": {"depth": 2},
+    }.get(how, {"ders": ("q",)})  # fmt: skip
+    options.setdefault("ders", ("q",))
+    if how == "given":
+        inputs = {**inputs, "r": randn(41, 40, 4, 16)}
+    ders = options.pop("ders")
+    recompute = options.pop("recompute", False)
+    record = executor.forward(
+        graph, values, inputs, derivative=True, precious=ders, conserve_memory=True,
+        recompute=recompute, **options,
+    )  # fmt: skip
+    assert record.saved.get("relu2") is None
+    assert "q" in record.values
+    assert (record.saved.get("relu") is None) == (how != "output")

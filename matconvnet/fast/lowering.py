@@ -1,0 +1,392 @@
+"""From a unit of a network to calls of kernels, forward and backward: one family for each block."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from matconvnet.blocks.bnorm import BatchNorm
+from matconvnet.blocks.concat import Concat
+from matconvnet.blocks.conv import Conv
+from matconvnet.blocks.loss import Loss
+from matconvnet.blocks.lrn import LRN
+from matconvnet.blocks.pool import Pooling
+from matconvnet.blocks.relu import ReLU
+from matconvnet.blocks.sigmoid import Sigmoid
+from matconvnet.blocks.softmaxloss import SoftmaxLoss
+from matconvnet.blocks.sum import Sum
+from matconvnet.fast import bnorm, conv, elementwise, loss, lrn, pooling, winograd
+from matconvnet.fast.native import Call
+from matconvnet.fast.units import Unit
+from matconvnet.graph import Node
+from matconvnet.layer import Layer
+from matconvnet.window import integers, output_size, pair, quad
+
+Shape = tuple[int, ...]
+Shapes = dict[str, Shape]
+Pack = Callable[[Tensor], list[Call]]
+
+
+class Target(NamedTuple):
+    """Where the derivative of a variable goes: added to what is there, or not, and then masked."""
+
+    der: Tensor
+    add: bool
+    mask: Tensor | None
+
+
+class Writer(Protocol):
+    """What a family asks for: tensors by name, whose places in memory are fixed.
+
+    training: the mode. derivative: a backward pass will follow. shapes: of variables, parameters.
+    """
+
+    training: bool
+    derivative: bool
+    shapes: Shapes
+
+    def value(self, v: str) -> Tensor:
+        """The value of a variable."""
+        ...
+
+    def der(self, v: str) -> Tensor:
+        """The derivative of a variable, complete."""
+        ...
+
+    def target(self, v: str) -> Target | None:
+        """Where the next share of a variable's derivative goes; None, if nobody wants it."""
+        ...
+
+    def hand_on(self, source: str, v: str, alone: bool) -> list[Call]:
+        """Let a derivative be a share of that of `v`; alone: nobody but `v` reads it from now."""
+        ...
+
+    def param(self, p: str) -> Tensor:
+        """The value of a parameter that is there: `p` in `shapes`."""
+        ...
+
+    def param_der(self, p: str) -> Tensor | None:
+        """Where the derivative of a parameter goes; None, if nobody wants it."""
+        ...
+
+    def saved(self, unit: Unit, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """What the forward pass of a unit keeps for its backward pass."""
+        ...
+
+    def packed(self, unit: Unit, count: int, pack: Pack) -> Tensor | None:
+        """Filters packed once and for all; None, if they change from one run to the next."""
+        ...
+
+    def scratch(self, count: int) -> Tensor:
+        """So many float32s that only the calls of one function need."""
+        ...
+
+
+class Family(NamedTuple):
+    """How a block is computed by kernels.
+
+    hindrance: why a layer cannot be, empty if it can; of (node, shapes of all variables and
+    parameters). forward, backward: the calls of a unit.
+    """
+
+    hindrance: Callable[[Node, Shapes], str]
+    forward: Callable[[Unit, Writer], list[Call]]
+    backward: Callable[[Unit, Writer], list[Call]]
+
+
+def _always(_node: Node, _shapes: Shapes) -> str:
+    return ""
+
+
+def hindrance(node: Node, shapes: Shapes) -> str:
+    """Why there are no kernels for a layer; empty, if there are."""
+    family = FAMILIES.get(type(node.layer))
+    if family is None:
+        return f"no kernels for {type(node.layer).__name__}"
+    if any(0 in shapes[v] for v in (*node.inputs, *node.outputs)):
+        return "a map is empty"
+    return family.hindrance(node, shapes)
+
+
+# Convolution
+
+
+def _conv_hindrance(node: Node, shapes: Shapes) -> str:
+    return "" if node.params and node.params[0] in shapes else "it has no filters"
+
+
+def conv_shape(unit: Unit, shapes: Shapes) -> conv.ConvShape:
+    """The geometry of a convolution."""
+    layer: Any = unit.node.layer
+    h, w, c, n = shapes[unit.node.inputs[0]]
+    fh, fw, fc, k = (*shapes[unit.node.params[0]], 1, 1, 1)[:4]
+    stride, taps = pair(layer.stride, "stride"), pair(layer.dilate, "dilate")
+    top, bottom, left, right = quad(layer.pad, "pad")
+    y = output_size(h + top + bottom, (fh - 1) * taps[0] + 1, stride[0])
+    x = output_size(w + left + right, (fw - 1) * taps[1] + 1, stride[1])
+    return conv.ConvShape(
+        n, h, w, c, k, (fh, fw), c // fc, stride, (top, left), taps, (y, x)
+    )  # fmt: skip
+
+
+def _conv_kernels(shape: conv.ConvShape, direction: str) -> Any:
+    """The module whose kernels are faster for a convolution."""
+    return winograd if winograd.faster(shape, direction) else conv
+
+
+def _conv_forward(unit: Unit, w: Writer) -> list[Call]:
+    shape = conv_shape(unit, w.shapes)
+    kernels: Any = _conv_kernels(shape, "forward")
+    filters, biases = unit.node.params[0], unit.node.params[1:]
+    f, b = w.param(filters), w.param(biases[0]) if w.shapes.keys() & biases else None
+    packed = w.packed(unit, kernels.packed_size(shape), lambda to: kernels.pack(shape, f, to))
+    residual = None if unit.residual is None else w.value(unit.residual)
+    return kernels.forward(
+        shape, w.value(unit.node.inputs[0]), f, b, w.value(unit.output), w.scratch,
+        relu=unit.relu, residual=residual, packed=packed,
+    )  # fmt: skip
+
+
+def _conv_backward(unit: Unit, w: Writer) -> list[Call]:
+    shape, (v,), calls = conv_shape(unit, w.shapes), unit.node.inputs, list[Call]()
+    dzdy = w.der(unit.output)
+    f, df, db = w.param(unit.node.params[0]), *(*map(w.param_der, unit.node.params), None)[:2]
+    if df is not None:
+        kernels = _conv_kernels(shape, "backward_filters")
+        calls += kernels.backward_filters(shape, w.value(v), dzdy, df, db, w.scratch)
+    elif db is not None:
+        calls += elementwise.channel_sums(dzdy, db)
+    if (target := w.target(v)) is not None:
+        kernels = _conv_kernels(shape, "backward_data")
+        calls += kernels.backward_data(
+            shape, f, dzdy, target.der, w.scratch, mask=target.mask, add=target.add
+        )
+    return calls + _residual_backward(unit, w)
+
+
+def _residual_backward(unit: Unit, w: Writer) -> list[Call]:
+    """The derivative of what was added is that of the sum, which nobody else reads any more."""
+    return [] if unit.residual is None else w.hand_on(unit.output, unit.residual, True)
+
+
+# Batch normalisation
+
+
+def _bnorm_forward(unit: Unit, w: Writer) -> list[Call]:
+    layer: Any = unit.node.layer
+    x, y = w.value(unit.node.inputs[0]), w.value(unit.output)
+    g, b, stored = map(w.param, unit.node.params)
+    residual = None if unit.residual is None else w.value(unit.residual)
+    if not w.training:
+        return bnorm.forward_given(x, g, b, y, stored, relu=unit.relu, residual=residual)
+    moments = w.saved(unit, (x.shape[2], 2), torch.float32)
+    return bnorm.forward(
+        x, g, b, y, moments, layer.epsilon, w.scratch, relu=unit.relu, residual=residual
+    )
+
+
+def _bnorm_backward(unit: Unit, w: Writer) -> list[Call]:
+    (v,), dzdy = unit.node.inputs, w.der(unit.output)
+    g, _, stored = map(w.param, unit.node.params)
+    dg, db, new = map(w.param_der, unit.node.params)
+    x = w.value(v)
+    moments = w.saved(unit, (x.shape[2], 2), torch.float32) if w.training else stored
+    target = w.target(v)
+    calls = bnorm.backward(
+        x, None, g, dzdy, None if target is None else target.der, dg, db, moments, new, w.scratch,
+        mask=None if target is None else target.mask, add=target is not None and target.add,
+        frozen=not w.training,
+    )  # fmt: skip
+    return calls + _residual_backward(unit, w)
+
+
+def _bnorm_hindrance(node: Node, _shapes: Shapes) -> str:
+    return "" if len(node.params) == 3 else "it has no moments"
+
+
+# Pooling
+
+
+def _pool_shape(unit: Unit, shapes: Shapes) -> pooling.PoolShape:
+    layer: Any = unit.node.layer
+    h, w, c, n = shapes[unit.node.inputs[0]]
+    y, x, _, _ = shapes[unit.output]
+    top, _, left, _ = quad(layer.pad, "pad")
+    return pooling.PoolShape(
+        n, h, w, c, pair(layer.size, "size"), pair(layer.stride, "stride"), (top, left), (y, x),
+        str(layer.method).lower(),
+    )  # fmt: skip
+
+
+def _winners(unit: Unit, shape: pooling.PoolShape, w: Writer) -> Tensor | None:
+    if shape.method != "max" or not w.derivative:
+        return None
+    is_small = shape.size[0] * shape.size[1] <= 255
+    return w.saved(unit, w.shapes[unit.output], torch.uint8 if is_small else torch.int32)
+
+
+def _pool_forward(unit: Unit, w: Writer) -> list[Call]:
+    shape = _pool_shape(unit, w.shapes)
+    x, y = w.value(unit.node.inputs[0]), w.value(unit.output)
+    return pooling.forward(shape, x, y, _winners(unit, shape, w), w.scratch)
+
+
+def _pool_backward(unit: Unit, w: Writer) -> list[Call]:
+    shape, target = _pool_shape(unit, w.shapes), w.target(unit.node.inputs[0])
+    if target is None:
+        return []
+    return pooling.backward(
+        shape, w.der(unit.output), _winners(unit, shape, w), target.der, w.scratch,
+        mask=target.mask, add=target.add,
+    )  # fmt: skip
+
+
+# Element by element
+
+
+def _lrn_forward(unit: Unit, w: Writer) -> list[Call]:
+    layer: Any = unit.node.layer
+    return lrn.forward(w.value(unit.node.inputs[0]), w.value(unit.output), layer.param, w.scratch)
+
+
+def _lrn_backward(unit: Unit, w: Writer) -> list[Call]:
+    layer: Any = unit.node.layer
+    (v,), target = unit.node.inputs, w.target(unit.node.inputs[0])
+    if target is None:
+        return []
+    return lrn.backward(
+        w.value(v), w.der(unit.output), target.der, layer.param, w.scratch,
+        mask=target.mask, add=target.add,
+    )  # fmt: skip
+
+
+def _relu_forward(unit: Unit, w: Writer) -> list[Call]:
+    layer: Any = unit.node.layer
+    return elementwise.relu(w.value(unit.node.inputs[0]), w.value(unit.output), layer.leak)
+
+
+def _relu_backward(unit: Unit, w: Writer) -> list[Call]:
+    layer: Any = unit.node.layer
+    (v,) = unit.node.inputs
+    if unit.relu:  # whoever wrote the derivative has masked it
+        return w.hand_on(unit.output, v, True)
+    target = w.target(v)
+    if target is None:
+        return []
+    y, dzdy = w.value(unit.output), w.der(unit.output)
+    calls = elementwise.relu_backward(y, dzdy, target.der, layer.leak, target.add)
+    return calls + _masked(target)
+
+
+def _masked(target: Target) -> list[Call]:
+    """The mask, where a kernel has none of its own."""
+    if target.mask is None:
+        return []
+    return elementwise.relu_backward(target.mask, target.der, target.der, 0.0, False)
+
+
+def _sigmoid_forward(unit: Unit, w: Writer) -> list[Call]:
+    return elementwise.sigmoid(w.value(unit.node.inputs[0]), w.value(unit.output))
+
+
+def _sigmoid_backward(unit: Unit, w: Writer) -> list[Call]:
+    target = w.target(unit.node.inputs[0])
+    if target is None:
+        return []
+    y, dzdy = w.value(unit.output), w.der(unit.output)
+    return elementwise.sigmoid_backward(y, dzdy, target.der, target.add) + _masked(target)
+
+
+def _sum_hindrance(node: Node, shapes: Shapes) -> str:
+    return "" if len({shapes[v] for v in node.inputs}) == 1 else "its inputs differ in size"
+
+
+def _sum_forward(unit: Unit, w: Writer) -> list[Call]:
+    inputs = [w.value(v) for v in unit.node.inputs]
+    return elementwise.add(inputs, w.value(unit.output), relu=unit.relu)
+
+
+def _sum_backward(unit: Unit, w: Writer) -> list[Call]:
+    return [call for v in unit.node.inputs for call in w.hand_on(unit.output, v, False)]
+
+
+def _concat_hindrance(node: Node, _shapes: Shapes) -> str:
+    layer: Any = node.layer
+    return "" if integers(layer.dim, "dim", (1,), 0)[0] == 2 else "it does not join channels"
+
+
+def _concat_forward(unit: Unit, w: Writer) -> list[Call]:
+    return elementwise.concat([w.value(v) for v in unit.node.inputs], w.value(unit.output))
+
+
+def _concat_backward(unit: Unit, w: Writer) -> list[Call]:
+    calls, start, dzdy = list[Call](), 0, w.der(unit.output)
+    for v in unit.node.inputs:
+        target, channels = w.target(v), w.shapes[v][2]
+        if target is not None:
+            calls += elementwise.split(dzdy, start, target.der, mask=target.mask, add=target.add)
+        start += channels
+    return calls
+
+
+# Losses
+
+LOSSES = ("softmaxlog", "classerror", "topkerror")
+
+
+def _loss_hindrance(node: Node, shapes: Shapes) -> str:
+    layer = node.layer
+    if isinstance(layer, Loss) and str(layer.loss).lower() not in LOSSES:
+        return f"no kernel for a loss of kind {layer.loss!r}"
+    if len(node.inputs) != 2:
+        return "it has instance weights"
+    h, w, _, n = shapes[node.inputs[0]]
+    labels = shapes[node.inputs[1]]
+    count = 1
+    for size in labels:
+        count *= size
+    if count == n or (labels == (h, w, 1, n) and h * w > 1):
+        return ""
+    return f"labels of shape {labels}"
+
+
+def _loss_forward(unit: Unit, w: Writer) -> list[Call]:
+    layer: Any = unit.node.layer
+    x, labels = map(w.value, unit.node.inputs)
+    y, kind = w.value(unit.output), str(getattr(layer, "loss", "softmaxlog")).lower()
+    if kind == "classerror":
+        return loss.classerror(x, labels, y)
+    if kind == "topkerror":
+        return loss.topkerror(x, labels, layer.top_k, y)
+    return loss.softmaxlog_forward(x, labels, y)
+
+
+def _loss_backward(unit: Unit, w: Writer) -> list[Call]:
+    layer: Any = unit.node.layer
+    x, labels = map(w.value, unit.node.inputs)
+    if str(getattr(layer, "loss", "softmaxlog")).lower() != "softmaxlog":
+        return []
+    target = w.target(unit.node.inputs[0])
+    if target is None:
+        return []
+    if not target.add:
+        calls = loss.softmaxlog_backward(x, labels, w.der(unit.output), target.der)
+        return calls + _masked(target)
+    share = w.scratch(x.numel()).as_strided(x.shape, x.stride())
+    calls = loss.softmaxlog_backward(x, labels, w.der(unit.output), share)
+    return calls + elementwise.copy(share, target.der, mask=target.mask, add=True)
+
+
+FAMILIES: dict[type[Layer], Family] = {
+    Conv: Family(_conv_hindrance, _conv_forward, _conv_backward),
+    BatchNorm: Family(_bnorm_hindrance, _bnorm_forward, _bnorm_backward),
+    Pooling: Family(_always, _pool_forward, _pool_backward),
+    LRN: Family(_always, _lrn_forward, _lrn_backward),
+    ReLU: Family(_always, _relu_forward, _relu_backward),
+    Sigmoid: Family(_always, _sigmoid_forward, _sigmoid_backward),
+    Sum: Family(_sum_hindrance, _sum_forward, _sum_backward),
+    Concat: Family(_concat_hindrance, _concat_forward, _concat_backward),
+    Loss: Family(_loss_hindrance, _loss_forward, _loss_backward),
+    SoftmaxLoss: Family(_loss_hindrance, _loss_forward, _loss_backward),
+}

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from matconvnet.blocks.loss import Loss
 from matconvnet.blocks.softmax import Softmax
 from matconvnet.blocks.softmaxloss import SoftmaxLoss
 from matconvnet.graph import Node
+from matconvnet.layer import Layer
 from matconvnet.nets.dagnn import DagNN
 from matconvnet.nets.names import unique_name
 from matconvnet.nets.network import Network
@@ -177,15 +179,32 @@ def _merge(dag: DagNN, name: str) -> None:
         warnings.warn(f"batch normalisation {name!r} is not merged: {reason}", stacklevel=3)
         return
     conv = dag.layers[node.name]
-    g, b, moments = (_value(dag, param).double() for param in bnorm.params)
-    scale = g.reshape(-1) / moments[:, 1]
-    filters, biases = conv.params[0], _biases(dag, conv.name, len(scale))
+    normalisation = [_value(dag, param) for param in bnorm.params]
+    filters, biases = conv.params[0], _biases(dag, conv.name, normalisation[2].shape[0])
     f, c = _value(dag, filters), _value(dag, biases)
-    new_c = b.reshape(-1) + (c.double().reshape(-1) - moments[:, 0]) * scale
-    dag.params[filters].value = f * _per_filter(conv.block, f, scale).to(f.dtype)
-    dag.params[biases].value = new_c.to(c.dtype).reshape(c.shape)
+    dag.params[filters].value, dag.params[biases].value = folded(conv.block, f, c, normalisation)
     dag.remove_layer(name)
     dag.set_layer_outputs(conv.name, [after])
+
+
+def folded(
+    layer: Layer, f: Tensor, c: Tensor, normalisation: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Filters and biases of a convolution that does the batch normalisation after it as well.
+
+        f' = f * g / sigma,  c' = b + (c - mu) * g / sigma
+
+    Args:
+        layer: the convolution, or convolution transpose.
+        f, c: its filters and biases.
+        normalisation: multipliers g, biases b, and moments (mu, sigma), C x 2.
+
+    Returns: new tensors like `f` and `c`.
+    """
+    g, b, moments = (value.double() for value in normalisation)
+    scale = g.reshape(-1) / moments[:, 1]
+    new_c = b.reshape(-1) + (c.double().reshape(-1) - moments[:, 0]) * scale
+    return f * _per_filter(layer, f, scale).to(f.dtype), new_c.to(c.dtype).reshape(c.shape)
 
 
 def _hindrance(dag: DagNN, node: Node | None, between: str) -> str:

@@ -1,7 +1,7 @@
 """What a network makes of images: scores, probabilities of named classes, or other images."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -91,7 +91,12 @@ class Prediction:
 
 
 def predict(
-    net: Network, images: Images, *, batch_size: int = 32, scale: float = 1.0
+    net: Network,
+    images: Images,
+    *,
+    batch_size: int = 32,
+    scale: float = 1.0,
+    evaluate: Callable[[Tensor], Tensor] | None = None,
 ) -> Prediction:
     """Evaluate a network on images, in test mode, up to its prediction.
 
@@ -107,6 +112,7 @@ def predict(
         batch_size: images evaluated at a time; without a size in the meta data, it is one.
         scale: what values are multiplied by: 1/255 for a network that was trained on values from 0
             to 1, as many that restore images are; the meta data do not tell.
+        evaluate: makes the prediction of images H x W x C x N; None: the network as it is.
 
     Returns: scores, probabilities, class names; for a network that makes images, `maps`.
     Raises: what `read_image` does; FormatError, if the meta data make no sense; ValueError, if
@@ -123,14 +129,18 @@ def predict(
     graph, end = _way(net)
     values = net.values()
     like = next((value for value in values.values() if value is not None), torch.empty(0))
+
+    def explicit(x: Tensor) -> Tensor:
+        record = executor.forward(
+            graph, values, {net.input: x}, ctx=Context(training=False), conserve_memory=True
+        )
+        return record.values[end]
+
     outputs: list[Tensor] = []
     step = 1 if normalization.size is None else batch_size
     for first in range(0, len(sources), step):
         x = normalization.prepare(sources[first : first + step], scale).to(like)
-        record = executor.forward(
-            graph, values, {net.input: x}, ctx=Context(training=False), conserve_memory=True
-        )
-        outputs += record.values[end].cpu().unbind(3)
+        outputs += (evaluate or explicit)(x).cpu().unbind(3)
     last = graph.producer[end].layer
     return Prediction(tuple(outputs), class_names(net.meta), isinstance(last, (Softmax, Sigmoid)))
 

@@ -4,7 +4,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from matconvnet.cli.sources import DataOption, TrainedArgument, load_data, open_trained
+from matconvnet.cli.sources import (
+    DataOption,
+    PrecisionOption,
+    TrainedArgument,
+    load_data,
+    open_trained,
+)
 
 
 def evaluate(
@@ -13,6 +19,7 @@ def evaluate(
     images: Annotated[
         Literal["train", "val", "test"], typer.Option("--set", help="Which images to classify.")
     ] = "test",
+    precision: PrecisionOption = "fp32",
 ) -> None:
     """Print the objective, the errors, the speed, and the worst confusions on a set of images."""
     from rich.console import Console
@@ -20,7 +27,7 @@ def evaluate(
     from matconvnet.cli.evaluation import confusion_table, evaluate_set
     from matconvnet.cli.sources import check_images
 
-    net, imdb = open_trained(network), load_data(data)
+    net, imdb = open_trained(network, precision), load_data(data)
     check_images(net, imdb)
     found = evaluate_set(net, imdb, images)
     console = Console(highlight=False)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from matconvnet.cli.sources import TrainedArgument, open_trained
+from matconvnet.cli.sources import PrecisionOption, TrainedArgument, open_trained
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +43,7 @@ def predict(
     invert: Annotated[
         bool, typer.Option("--invert", help="Exchange dark and light: for dark digits on white.")
     ] = False,
+    precision: PrecisionOption = "fp32",
     residual: Annotated[
         bool,
         typer.Option("--residual", help="Subtract what the network makes, such as noise."),
@@ -58,7 +59,7 @@ def predict(
 
     from matconvnet.images import read_image, write_png
 
-    net = open_trained(network)
+    net = open_trained(network, precision)
     console = Console(highlight=False)
     written: dict[Path, Path] = {}
     for path in images:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -33,6 +33,12 @@ DATA_HELP = (
 )
 TrainedArgument = Annotated[
     Path, typer.Argument(metavar="NET", help=f"The file of a trained network: {FILE_HELP}.")
+]
+PrecisionOption = Annotated[
+    Literal["fp32", "tf32", "bf16", "fp16"],
+    typer.Option(
+        "--precision", help="What layers compute in: bf16 is fast where the processor knows it."
+    ),
 ]
 DataOption = Annotated[
     Path | None,
@@ -70,8 +76,9 @@ def open_network(name: str, seed: int = 0) -> "Network":
     return _network(open_any(name, seed), name)
 
 
-def open_trained(path: Path) -> "Network":
-    """Read a file; the fresh weights of a network of the zoo know nothing."""
+def open_trained(path: Path, precision: str = "fp32") -> "Network":
+    """Read a file, to compute in a precision; a network of the zoo has fresh weights: refused."""
+    from matconvnet.fast.precision import note, with_precision
     from matconvnet.interop.formats import load
     from matconvnet.zoo import NETWORKS
 
@@ -80,7 +87,9 @@ def open_trained(path: Path) -> "Network":
             f"{str(path)!r} has fresh weights; wanted the file of a trained network, "
             f"as `matconvnet train {path}` makes it"
         )
-    return _network(load(path), path)
+    if told := note(precision, "cpu"):
+        typer.echo(told, err=True)
+    return with_precision(_network(load(path), path), precision)
 
 
 def _network(found: Any, name: object) -> "Network":

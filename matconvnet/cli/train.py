@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from matconvnet.cli.sources import NETWORK_HELP, DataOption, check_images, load_data, open_network
+from matconvnet.cli.sources import (
+    NETWORK_HELP,
+    DataOption,
+    PrecisionOption,
+    check_images,
+    load_data,
+    open_network,
+)
 
 if TYPE_CHECKING:
     from matconvnet.data.lists import Database
@@ -24,6 +31,7 @@ FOLDER_FILES = {
     "net-train.pdf, net-train.png": "the learning curves",
     "stats.jsonl": "the same as numbers",
     "profile.json": "where the time went",
+    "profile-trace.json": "the same as a timeline, for chrome://tracing or Perfetto",
     "net-epoch-<e>.safetensors": "checkpoints: the last epochs, and the best",
     "net-epoch-<e>.mat": "checkpoints that MatConvNet reads too",
     "tensorboard": "event files, for `tensorboard --logdir`",
@@ -50,6 +58,7 @@ def train(
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the weights and of the order of the images.")] = 0,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to compute.")] = "cpu",
+    precision: PrecisionOption = "fp32",
     resume: Annotated[
         bool, typer.Option(help="Continue after the last checkpoint in the folder.")
     ] = True,
@@ -129,7 +138,7 @@ def train(
         "keep_last": keep, "checkpoint_every": checkpoint_every,
         "checkpoint_format": "mat" if mat else None, "tensorboard": tensorboard,
         "profile": profile, "exp_dir": out, "resume": resume, "random_seed": seed,
-        "device": device, "val": recipe.held_out(imdb),
+        "device": device, "precision": precision, "val": recipe.held_out(imdb),
     }  # fmt: skip
     options = recipe.training_options(net, given, is_packaged=data is None)
     augment = {
@@ -162,6 +171,8 @@ def _show_results(trainer: "Trainer", imdb: "Database", out: Path) -> None:
     """Print the error and where the files are; save the gallery."""
     from rich.console import Console
 
+    from matconvnet.train.profile_tables import profile_tables
+
     console = Console(highlight=False)
     bad = getattr(trainer.get_batch.source, "bad", {})
     if bad:
@@ -169,7 +180,7 @@ def _show_results(trainer: "Trainer", imdb: "Database", out: Path) -> None:
     if imdb.classes:
         console.print(_save_predictions(trainer.net, imdb, out), style="bold")
     if trainer.loop.profile is not None:
-        console.print(trainer.loop.profile.table())
+        console.print(*profile_tables(trainer.loop.profile))
     console.print(f"in {out}:", soft_wrap=True)
     for name, meaning in FOLDER_FILES.items():
         if any(out.glob(name.split(",")[0].replace("<e>", "*"))):

@@ -19,8 +19,8 @@ class Checkpoint(NamedTuple):
     epochs, by phase. notes: what else was noted of them. learning_rates: theirs. rates: that
     `post_epoch_fn` gave in place of the option. average: the state of the moving average, and
     `parameters`, those that are trained. progress: of the pass over the training images, see
-    `Pass.state`. generators: the random numbers of each worker. options: of the run that wrote it,
-    for the reader.
+    `Pass.state`. generators: the random numbers of each worker. loss_scale: its state,
+    in float16. options: of the run that wrote it, for the reader.
     """
 
     epoch: int
@@ -35,6 +35,7 @@ class Checkpoint(NamedTuple):
     average: dict[str, Any] | None = None
     progress: dict[str, Any] | None = None
     generators: list[dict[str, Any]] | None = None
+    loss_scale: dict[str, Any] | None = None
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:

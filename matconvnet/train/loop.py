@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor
 
 from matconvnet.data import batches as data
 from matconvnet.errors import DivergenceError
 from matconvnet.executor import Record
+from matconvnet.fast.loss_scale import LossScale
+from matconvnet.fast.precision import Evaluator
 from matconvnet.nets.memory import is_out_of_memory
 from matconvnet.nets.network import Network
 from matconvnet.parallel.world import World
@@ -19,7 +22,7 @@ from matconvnet.train.average import WeightAverage
 from matconvnet.train.budget import Budget
 from matconvnet.train.confusion import Confusion
 from matconvnet.train.diagnostics import diagnose, outputs
-from matconvnet.train.divergence import NO_LAYER, Part, all_finite, explain
+from matconvnet.train.divergence import NO_LAYER, Part, explain
 from matconvnet.train.generators import Generators
 from matconvnet.train.inputs import Feed, Inputs
 from matconvnet.train.journal import Journal
@@ -80,8 +83,8 @@ class Pass:
 class Loop:
     """Works through passes.
 
-    rate: the learning rate at an epoch (from 1) and a number of epochs done. profile: of the
-    training, if it is wanted.
+    rate: the learning rate at an epoch (from 1) and a number of epochs done. evaluator: evaluates
+    the network. profile: of the training, if it is wanted. loss_scale: of float16.
     """
 
     net: Network
@@ -97,7 +100,9 @@ class Loop:
     saver: Saver
     budget: Budget
     rate: Callable[[int, float], float]
+    evaluator: Evaluator
     profile: Profile | None = None
+    loss_scale: LossScale | None = None
 
     def begin(self, phase: Phase, epoch: int, generators: Generators, indices: np.ndarray) -> Pass:
         """A pass over some images, of which each batch is shared by the workers."""
@@ -136,8 +141,6 @@ class Loop:
                 if run.is_due:
                     generators = run.generators.state()
                     self.saver.save_within(run.epoch, run.step, run.state(), generators)
-        if self.profile is not None and run.phase == "train":
-            self.profile.add_wait(self.feed.waited - waited)
         if not run.meter.num:
             return {}
         speed = run.meter.num / max(run.meter.clock.time, 1e-9)
@@ -154,8 +157,8 @@ class Loop:
         run.learning_rate = self.rate(run.epoch, run.epoch - 1 + run.step / count)
         record = self._evaluate(run, batch, inputs)
         ders = updater.pull()
-        if not all_finite(ders.values()):
-            raise DivergenceError("a derivative is not finite")
+        if not self._are_usable(ders):
+            return
         is_middle = run.step == count // 2
         before = updater.copies() if is_middle else {}
         start = time.perf_counter()
@@ -169,17 +172,33 @@ class Loop:
         if record is not None and self.options.plot_diagnostics:
             self._diagnose(record, run.learning_rate)
 
+    def _are_usable(self, ders: Mapping[str, Tensor]) -> bool:
+        """False for derivatives that overflow float16: this update is left out.
+
+        Raises: DivergenceError, if the scale of the derivatives is not what makes them overflow.
+        """
+        is_finite, scale = self.updater.are_finite(ders), self.loss_scale
+        if scale is not None:
+            scale.note(is_finite)
+        if not is_finite and (scale is None or scale.is_spent):
+            raise DivergenceError("a derivative is not finite")
+        return is_finite
+
     def _evaluate(self, run: Pass, batch: data.Batch, inputs: Iterator[Inputs]) -> Record | None:
         """Evaluate a batch part by part, and measure it; to train, differentiate.
 
         Returns: the evaluation of the last part, whose derivatives have gone to the server.
         """
         options, training, record = self.options, run.phase == "train", None
+        profile = self.profile if training else None
         sums, images = np.zeros((2, len(self.measures.names))), 0
         for part in batch.parts:
+            waited = self.feed.waited
             values = next(inputs)
+            if profile is not None:
+                profile.add_wait(self.feed.waited - waited)
             run.parts.append(Part(part, values, run.generators.masks.clone_state()))
-            record = self.net.eval(
+            record = self.evaluator.eval(
                 values,
                 self.objectives if training else None,
                 mode="normal" if training else "test",
@@ -195,11 +214,11 @@ class Loop:
                 out=self.updater.spare if record is None else None,
                 sync=options.sync or self.profile is not None,
             )
+            if profile is not None:
+                profile.add(record, len(part))
             measured = self.measures(record, values, len(part))
             sums += measured.sums.tolist(), measured.counts  # one wait for a GPU
             images += len(part)
-            if training and self.profile is not None:
-                self.profile.add(record, len(part))
             if not training and self.measures.compared is not None:
                 self._confuse(run, record, values)
         self._share(run, sums, images)
@@ -240,7 +259,8 @@ class Loop:
             yield
         except DivergenceError as error:
             ders = self.objectives if run.phase == "train" else None
-            own = explain(self.net, run.parts, ders, depth=self.options.back_prop_depth)
+            net = self.evaluator if isinstance(self.evaluator, Network) else self.net
+            own = explain(net, run.parts, ders, depth=self.options.back_prop_depth)
             reasons = [reason for reason in self.world.gather(own) if reason is not None]
             raise DivergenceError(f"{error} in {where}: {[*reasons, NO_LAYER][0]}") from None
         except Exception as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from matconvnet.fast.precision import check_precision
 from matconvnet.train.schedules import Schedule, as_schedule
 
 ERROR_LABELS = {"multiclass": ("top1err", "top5err"), "binary": ("binerr",), "none": ()}
@@ -63,6 +64,10 @@ class TrainOptions:
         memory: bytes that training may take, such as "8GB"; batches are split to fit. None: any.
         back_prop_depth: how many layers, from the last, to differentiate; None: all.
         device: where to compute, such as "cpu", "cuda" or "cuda:1".
+        precision: "fp32": in the type of the parameters; "bf16", "fp16" or "tf32": layers compute
+            in that type, the parameters keep theirs, see `fast.precision`.
+        fast: on the CPU, in float32, run programs of kernels in place of layer after layer, see
+            `fast.evaluator`; the numbers differ by roundings.
         sync: wait for the device after each layer, so that times mean something.
         random_seed: epoch e draws its orders and dropout masks from the seed e + random_seed.
 
@@ -81,7 +86,8 @@ class TrainOptions:
         plot_diagnostics: draw sizes of updates and of values after each batch; slow.
         page: keep a page, `run.html`, up to date.
         tensorboard: write its event files too.
-        profile: measure the time of layers, data and communication: `profile.json`.
+        profile: measure the time of layers, data and communication: `profile.json`, and its
+            timeline `profile-trace.json`.
         progress: report to the terminal.
         post_epoch_fn: called as `(net, options, epoch)`, see `trainer.Epoch`, after each epoch.
             What it returns, unless that is None or empty, replaces `learning_rate`; 0 ends
@@ -119,6 +125,8 @@ class TrainOptions:
     memory: str | int | None = None
     back_prop_depth: int | None = None
     device: str = "cpu"
+    precision: str = "fp32"
+    fast: bool = True
     sync: bool = False
     random_seed: int = 0
     monitor: str | None = None
@@ -156,6 +164,12 @@ class TrainOptions:
             raise ValueError(
                 f"average is {self.average}; a checkpoint in .mat has no place for it beside what "
                 "is trained, wanted None or checkpoint_format='safetensors'"
+            )
+        check_precision(self.precision)
+        if self.checkpoint_format == "mat" and self.precision == "fp16":
+            raise ValueError(
+                "precision is 'fp16'; a checkpoint in .mat has no place for the scale of the "
+                "derivatives, wanted another precision or checkpoint_format='safetensors'"
             )
         as_schedule(self.learning_rate)
         if not callable(self.error_function) and self.error_function not in ERROR_LABELS:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matconvnet.errors import DivergenceError
+from matconvnet.fast.loss_scale import LossScale
 from matconvnet.nets.network import Network
 from matconvnet.parallel.world import World
 from matconvnet.train import checkpoint as files
@@ -25,7 +26,8 @@ class Saver:
     """Writes checkpoints, and takes up the last one.
 
     folder: None for no files. store: of rank 0 alone. rates: learning rates that `post_epoch_fn`
-    gave in place of the option. saved: when a checkpoint was written, by `time.monotonic`.
+    gave in place of the option. loss_scale: of float16. saved: when a checkpoint was
+    written, by `time.monotonic`.
     """
 
     net: Network
@@ -36,6 +38,7 @@ class Saver:
     history: History
     updater: Updater
     average: WeightAverage | None
+    loss_scale: LossScale | None = None
     rates: list[float] | None = None
     saved: float = field(default_factory=time.monotonic)
 
@@ -63,6 +66,8 @@ class Saver:
         if self.average is not None and checkpoint.average is not None:
             state = {**checkpoint.average, "values": checkpoint.net.values()}
             self.average.restore(state, self.net)
+        if self.loss_scale is not None and checkpoint.loss_scale is not None:
+            self.loss_scale.restore(checkpoint.loss_scale)
         self.history.restore(checkpoint)
         self.rates = checkpoint.rates
         return checkpoint
@@ -103,6 +108,7 @@ class Saver:
         return Checkpoint(
             epoch, self.net, self.updater.state, history.stats, history.learning_rates,
             self.options.plain(), notes=history.notes, rates=self.rates,
+            loss_scale=None if self.loss_scale is None else self.loss_scale.state(),
         )  # fmt: skip
 
     def _write(self, checkpoint: Checkpoint, value: float | None = None) -> None:

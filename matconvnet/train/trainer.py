@@ -11,6 +11,10 @@ import numpy as np
 import torch
 
 from matconvnet.data import batches as data
+from matconvnet.fast.evaluator import FastEvaluator
+from matconvnet.fast.loss_scale import LossScale
+from matconvnet.fast.peaks import measure_peaks
+from matconvnet.fast.precision import note, with_precision
 from matconvnet.layout import to_numpy
 from matconvnet.nets.network import Network
 from matconvnet.parallel.world import World, join
@@ -168,11 +172,20 @@ class Trainer:
         signals = stack.enter_context(StopSignals())
         updater = stack.enter_context(Updater(net, options, world.server()))
         average = None if options.average is None else WeightAverage(options.average)
-        saver = Saver(net, options, self.folder, store, world, history, updater, average)
+        scale = LossScale() if options.precision == "fp16" else None
+        saver = Saver(net, options, self.folder, store, world, history, updater, average, scale)
+        evaluator = with_precision(net, options.precision, scale)
+        is_single = options.precision in ("fp32", "tf32") and world.device.type == "cpu"
+        if is_single and options.fast and not options.plot_diagnostics:
+            evaluator = FastEvaluator(net)
+        told = note(options.precision, world.device)
+        if told and options.progress and world.rank == 0:
+            print(told, flush=True)
         feed = Feed(net, self.imdb, self.get_batch, world.device, options.prefetch)
         return Loop(
             net, options, feed, self.measures, self.objectives, world, updater, average, journal,
-            signals, saver, budget, self._rate, Profile(net) if options.profile else None,
+            signals, saver, budget, self._rate, evaluator,
+            Profile(net) if options.profile else None, scale,
         )  # fmt: skip
 
     def _check_agreement(self) -> None:
@@ -200,10 +213,13 @@ class Trainer:
             self.loop.journal.confusion = total.to_dict()
 
     def _finish_profile(self) -> None:
-        """Write the profile, if one was made."""
+        """Complete the profile, if one was made, and write it."""
         profile, folder = self.loop.profile, self.loop.journal.folder
         if profile is not None:
             profile.traffic = self.updater.server.traffic
+            profile.peaks = measure_peaks(self.world.device)
+            if isinstance(self.loop.evaluator, FastEvaluator):
+                profile.report = self.loop.evaluator.report
             if folder is not None:
                 profile.write(folder)
 

@@ -6,12 +6,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from matconvnet.nets.network import Network, Param
 from matconvnet.parallel.server import ParameterServer
 from matconvnet.train.clipping import clip_norm, clip_value
+from matconvnet.train.divergence import all_finite
 from matconvnet.train.options import TrainOptions
 from matconvnet.train.solvers import SOLVERS_MANY, find_solver
+from matconvnet.train.solvers._steps import memory
+from matconvnet.train.solvers.sgd import sgd
+from matconvnet.train.update_kernels import KernelFinite, KernelSgd, serves
 
 TRAIN_METHODS = ("gradient", "average", "none")
 
@@ -45,6 +50,7 @@ class Updater:
         self.state: dict[str, Any] = {}
         self.spare: dict[str, Tensor] = {}
         self.scaled: dict[str, Tensor] = {}
+        self._sgd, self._finite = KernelSgd(), KernelFinite()
 
     def __enter__(self) -> "Updater":
         """Register the parameters with the server, and start it."""
@@ -79,7 +85,7 @@ class Updater:
             size: images in the batch.
             learning_rate: of this update; `Param.learning_rate` multiplies it.
         """
-        groups = defaultdict[tuple[float, float, torch.dtype], list[str]](list)
+        steps = dict[str, tuple[float, float]]()
         for name, der in ders.items():
             param, value = self.params[name], _value(self.params[name])
             if param.train_method == "average":
@@ -89,12 +95,19 @@ class Updater:
                 rate = learning_rate * param.learning_rate
                 decay = self.options.weight_decay * param.weight_decay
                 if rate > 0 or decay > 0:
-                    groups[rate, decay, value.dtype].append(name)
-                    torch.div(der, size, out=self._scaled(name))
-        self._clip([self.scaled[name] for names in groups.values() for name in names])
-        for (rate, decay, _), names in groups.items():
-            self._step(names, rate, decay)
+                    steps[name] = rate, decay
+        if not self._step_by_kernel(steps, ders, size):
+            self._step_by_torch(steps, ders, size)
+        # Kernels, also those of torch for many tensors, do not tell that they write to a tensor.
+        increment_version([_value(self.params[name]) for name in ders])
         self.spare = ders
+
+    def are_finite(self, ders: Mapping[str, Tensor]) -> bool:
+        """Whether every number of some derivatives is finite."""
+        values = [_value(self.params[name]) for name in ders]
+        if ders and serves(list(ders.values()), values):
+            return self._finite(list(ders.values()))
+        return all_finite(ders.values())
 
     def copies(self) -> dict[str, Tensor]:
         """What the parameters are now, to be compared with later."""
@@ -116,6 +129,33 @@ class Updater:
         if name not in self.scaled:
             self.scaled[name] = torch.empty_like(_value(self.params[name]))
         return self.scaled[name]
+
+    def _step_by_kernel(
+        self, steps: Mapping[str, tuple[float, float]], ders: Mapping[str, Tensor], size: int
+    ) -> bool:
+        """Step parameters, of given rates and decays, in one kernel; False where none serves."""
+        is_clipped = self.options.clip_value is not None or self.options.clip_norm is not None
+        values, own = [_value(self.params[p]) for p in steps], [ders[p] for p in steps]
+        if self.solver is not sgd or is_clipped or not steps or not serves(own, values):
+            return False
+        for p, value in zip(steps, values, strict=True):
+            self.state[p] = memory(self.state.get(p, 0), value)
+        rates, decays = zip(*steps.values(), strict=True)
+        velocities = [self.state[p] for p in steps]
+        self._sgd(values, velocities, own, rates, decays, size, self.solver_opts)
+        return True
+
+    def _step_by_torch(
+        self, steps: Mapping[str, tuple[float, float]], ders: Mapping[str, Tensor], size: int
+    ) -> None:
+        """Step parameters, of given rates and decays, with the solver."""
+        groups = defaultdict[tuple[float, float, torch.dtype], list[str]](list)
+        for name, (rate, decay) in steps.items():
+            groups[rate, decay, _value(self.params[name]).dtype].append(name)
+            torch.div(ders[name], size, out=self._scaled(name))
+        self._clip([self.scaled[name] for names in groups.values() for name in names])
+        for (rate, decay, _), names in groups.items():
+            self._step(names, rate, decay)
 
     def _clip(self, ders: list[Tensor]) -> None:
         if self.options.clip_value is not None:

@@ -25,8 +25,8 @@ check: $(VENV)/installed-dev ## format, lint, types and tests: what must pass be
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	@$(MAKE) --no-print-directory test
 
-bench: $(VENV)/installed ## measure speed
-	$(BIN)/python benchmarks/bench.py
+bench: $(VENV)/installed ## measure speed; ARGS=--full for everything
+	$(BIN)/python benchmarks/bench.py $(ARGS)
 
 clean: ## remove the environment, the results of the demo, and caches
 	rm -rf $(VENV) runs/demo build dist .pytest_cache .ruff_cache .hypothesis

@@ -1,242 +1,153 @@
-"""Our training step and inference against PyTorch, interleaved in one run.
+"""The benchmark that decides: our training step and inference against the best of the others.
 
-    python benchmarks/bench.py [lenet] [cifar-lenet] [alexnet] [--repeats N] [--threads N]
+    python benchmarks/bench.py [NETWORK ...] [--full | --smoke] [--task train infer] [--batch N ...]
+        [--side NAME ...] [--precision fp32] [--device cpu] [--malloc default] [--threads N]
+    python benchmarks/bench.py --write      put the results that lie here into docs/performance.md
 
-Both sides have the same weights, data and arithmetic (float32), and their results are compared
-before anything is timed. PyTorch runs eagerly, in its default memory order and in channels-last,
-and updates with its fused SGD; our step is the trainer's, its checks of finiteness included. Each
-of the two is raced against us in turn, step by step. Times are medians (ours from the race against
-channels-last); a ratio above 1 says that we are faster. "of peak" is our rate of arithmetic as a
-share of the fastest convolution measured in the same run.
+Each side runs in a process of its own, all in turn, block by block; the others sleep meanwhile.
+What they compute is compared before anything is timed. docs/performance.md tells how, and what the
+columns mean. Each line of the table is a file of benchmarks/results, and replaces an older one.
 """
 
 import argparse
+import json
+import os
 import platform
-import statistics
-import time
-from collections.abc import Callable
-from typing import NamedTuple
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
-import torch.nn.functional as F
-from peers import twin
-from torch import Tensor, nn
+from problems import KINDS
+from race import HERE, TUNED, Course, peaks, race
+from sides import SETUPS, SIDES
+from table import DOCUMENT, describe, line, render, write
 
-from matconvnet.geometry import variable_sizes
-from matconvnet.layout import channels_last, hwcn, nchw
-from matconvnet.nets.simplenn import SimpleNN
-from matconvnet.parallel.server import LocalServer
-from matconvnet.train.divergence import all_finite
-from matconvnet.train.options import TrainOptions
-from matconvnet.train.update import Updater
-from matconvnet.zoo import NETWORKS
-
-RATE, MOMENTUM, DECAY = 1e-6, 0.9, 5e-4
-AGREEMENT = 1e-9  # of the largest value: what the sides may differ in float64
-Step = Callable[[], object]
+RESULTS = HERE / "results"
+QUICK = ("lenet", "cifar-lenet", "alexnet", "resnet-20")
+QUICK_SIDES = ("fast", "explicit", "eager", "channels-last", "onnxruntime", "openvino")
+CPU_COMPILED = ("compile", "compile-cl", "autotune", "autotune-cl")
+GPU_COMPILED = ("compile-cl", "graphs", "graphs-cl", "autotune", "autotune-cl")
+FROZEN = ("freeze", "freeze-cl", "autotune-freeze-cl")
+BUSY = 0.5  # processes that want to run: the load of the last minute
+PACKAGES = ("torch", "onnxruntime", "openvino", "numpy")
 
 
-class Race(NamedTuple):
-    """A network of the zoo, images a batch, and how often each side runs."""
-
-    network: str
-    batch: int
-    repeats: int
-
-
-RACES = {r.network: r for r in (Race("lenet", 100, 80), Race("cifar-lenet", 100, 40),
-                                Race("alexnet", 32, 7))}  # fmt: skip
-
-
-class Ours:
-    """Our network with its solver."""
-
-    def __init__(self, net: SimpleNN, x: Tensor, labels: Tensor):
-        self.net, self.inputs = net, {net.input: x, "label": labels}
-        self.batch = x.shape[3]
-        options = TrainOptions(momentum=MOMENTUM, weight_decay=DECAY, exp_dir=None)
-        self.updater = Updater(net, options, LocalServer()).__enter__()
-
-    def derivatives(self) -> dict[str, Tensor]:
-        """Of every parameter, dropout off."""
-        return self.net.eval(self.inputs, {self.net.output: 1}, mode="test").param_ders
-
-    def train(self) -> None:
-        """One step of the trainer: forward, backward, update."""
-        record = self.net.eval(
-            self.inputs, {self.net.output: 1}, on_param=self.updater.push, conserve_memory=True,
-            precious=(self.net.prediction,), wanted_inputs=(), out=self.updater.spare,
-        )  # fmt: skip
-        record.values[self.net.output].item()
-        ders = self.updater.pull()
-        assert all_finite(ders.values())
-        self.updater.update(ders, self.batch, RATE)
-
-    def infer(self) -> Tensor:
-        """Class scores, dropout off."""
-        inputs = {self.net.input: self.inputs[self.net.input]}
-        record = self.net.eval(inputs, mode="test", conserve_memory=True,
-                               precious=(self.net.prediction,))  # fmt: skip
-        return record.values[self.net.prediction]
+def sides_of(task: str, args: argparse.Namespace) -> tuple[str, ...]:
+    """The sides of a race, by the options."""
+    names = list(args.side or QUICK_SIDES)
+    if args.precision != "fp32" and not args.side:
+        names.append("fast-fp32")
+    if args.full and not args.side:
+        names += GPU_COMPILED if args.device == "cuda" else CPU_COMPILED
+        names += FROZEN
+    runtimes = ("onnxruntime", "openvino")
+    if task == "train":
+        names = [n for n in names if n.removesuffix(TUNED) not in (*FROZEN, *runtimes)]
+    elif args.device == "cuda":
+        names = [n for n in names if n not in runtimes]
+    torch_sides = [n for n in names if n in SETUPS]
+    if args.malloc == "both":
+        names += [n + TUNED for n in torch_sides]
+    elif args.malloc == "tuned":
+        names = [n + TUNED if n in torch_sides else n for n in names]
+    return tuple(dict.fromkeys(names))
 
 
-class Peer:
-    """The same network in PyTorch, in one of its memory orders."""
-
-    def __init__(self, net: SimpleNN, x: Tensor, labels: Tensor, memory_format):
-        self.model = twin(net, tuple(x.shape)).to(x.dtype).to(memory_format=memory_format)
-        self.x, self.labels = nchw(x).contiguous(memory_format=memory_format), labels
-        decayed, plain = [], []
-        for (name, weight), param in zip(
-            self.model.named_parameters(), net.params.values(), strict=True
-        ):
-            assert name.split(".")[-1] in ("weight", "bias")
-            group = {"params": [weight], "lr": RATE * param.learning_rate,
-                     "weight_decay": DECAY * param.weight_decay}  # fmt: skip
-            (decayed if param.weight_decay else plain).append(group)
-        groups = _merged([*decayed, *plain])
-        self.solver = torch.optim.SGD(groups, lr=RATE, momentum=MOMENTUM, fused=True)
-
-    def derivatives(self) -> list[Tensor]:
-        """Of every parameter, dropout off."""
-        self.model.eval()
-        loss = F.cross_entropy(self.model(self.x), self.labels, reduction="sum")
-        return list(torch.autograd.grad(loss, list(self.model.parameters())))
-
-    def train(self) -> None:
-        """One step: forward, backward, update; the mean loss, as one writes it."""
-        self.model.train()
-        self.solver.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(self.model(self.x), self.labels)
-        loss.backward()
-        loss.item()
-        self.solver.step()
-
-    def infer(self) -> Tensor:
-        """Class scores, dropout off."""
-        self.model.eval()
-        with torch.inference_mode():
-            return self.model(self.x)
+def about(args: argparse.Namespace) -> dict[str, object]:
+    """Where and with what a race was run."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "device": device_name(args),
+        "python": platform.python_version(), "versions": versions, "threads": args.threads,
+        "kind": args.device, "precision": args.precision,
+    }  # fmt: skip
 
 
-def _merged(groups: list[dict]) -> list[dict]:
-    """Parameters of the same rate and decay in one group, as few kernels as can be."""
-    merged: dict[tuple[float, float], dict] = {}
-    for group in groups:
-        key = group["lr"], group["weight_decay"]
-        merged.setdefault(key, {**group, "params": []})["params"] += group["params"]
-    return list(merged.values())
+def device_name(args: argparse.Namespace) -> str:
+    """As people would call it."""
+    if args.device == "cuda":
+        return torch.cuda.get_device_name()
+    name = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as lines:
+            names = [text.split(":")[1].strip() for text in lines if text.startswith("model name")]
+        name = names[0] if names else name
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def compare(network: str, size: tuple[int, int, int]) -> None:
-    """Stop unless both sides compute the same scores and derivatives, in float64."""
-    net = NETWORKS[network]().to(torch.float64)
-    x = torch.randn(*size, 4, dtype=torch.float64)
-    labels = torch.randint(0, 10, (4,))
-    ours, peer = Ours(net, x, labels), Peer(net, x, labels, torch.channels_last)
-    _agree("scores", nchw(ours.infer()).flatten(1), peer.infer().flatten(1))
-    ders = ours.derivatives()
-    for name, want in zip(net.params, peer.derivatives(), strict=True):
-        got = nchw(ders[name]) if ders[name].dim() == 4 else ders[name]
-        _agree(f"the derivative of {name}", got.reshape(want.shape), want)
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(KINDS)}")
+    add("--full", action="store_true", help="all networks, batches and sides; takes hours")
+    add("--smoke", action="store_true", help="LeNet for a moment: does everything run?")
+    add("--task", nargs="+", choices=("train", "infer"), default=["train", "infer"])
+    add("--batch", nargs="+", type=int, help="images a step; else those of the network")
+    add("--side", nargs="+", metavar="SIDE", help=f"of {', '.join(SIDES)}; or one with {TUNED}")
+    add("--precision", choices=("fp32", "tf32", "bf16"), default="fp32")
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--malloc", choices=("default", "tuned", "both"), default="default",
+        help="tuned: PyTorch's sides run with a C library that keeps large blocks")  # fmt: skip
+    add("--threads", type=int, default=torch.get_num_threads())
+    add("--seconds", type=float, help="that a side runs in a race, about")
+    add("--budget", type=float, default=600, help="seconds to prepare a side, compile included")
+    add("--write", action="store_true", help=f"only write the table of {DOCUMENT.name}")
+    args = parser.parse_args()
+    unknown = [name for name in args.networks if name not in KINDS]
+    unknown += [n for n in args.side or () if n.removesuffix(TUNED) not in SIDES]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}")
+    args.seconds = args.seconds or (0.2 if args.smoke else 8 if args.full else 3)
+    if args.smoke:
+        args.networks, args.batch = ["lenet"], [2]
+    if not args.networks:
+        args.networks = list(KINDS if args.full else QUICK)
+    return args
 
 
-def _agree(what: str, a: Tensor, b: Tensor) -> None:
-    error = float((a - b).abs().max() / b.abs().max())
-    assert error < AGREEMENT, f"{what} differs from PyTorch's by {error:.1e}"
-
-
-def interleaved(steps: dict[str, Step], repeats: int) -> dict[str, float]:
-    """Median seconds of each step, run in turn; two rounds more, first, to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for round_ in range(repeats + 2):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if round_ >= 2:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(t) for name, t in times.items()}
-
-
-def convolution_peak() -> float:
-    """Multiply-adds a second of the fastest of a few convolutions, forward."""
-    best = 0.0
-    for c, k, size, h in ((64, 64, 3, 56), (256, 384, 3, 13), (96, 256, 5, 27), (256, 256, 3, 28)):
-        x = torch.randn(32, c, h, h).to(memory_format=torch.channels_last)
-        conv = nn.Conv2d(c, k, size, padding=size // 2).to(memory_format=torch.channels_last)
-        with torch.inference_mode():
-            seconds = interleaved({"conv": lambda conv=conv, x=x: conv(x)}, 7)["conv"]
-        best = max(best, 32 * h * h * c * k * size**2 / seconds)
-    return best
-
-
-def race(entry: Race, peak: float) -> list[str]:
-    """Lines of the table for one network."""
-    torch.manual_seed(0)
-    net = NETWORKS[entry.network]()
-    h, w, c = (int(v) for v in net.meta["inputSize"][:3])
-    compare(entry.network, (h, w, c))
-    x = channels_last(hwcn(torch.randn(entry.batch, c, h, w)))
-    labels = torch.randint(0, 10, (entry.batch,))
-    eager = Peer(net, x, labels, torch.contiguous_format)
-    last = Peer(net, x, labels, torch.channels_last)
-    ours = Ours(net, x, labels)
-    work = _multiply_adds(net, (h, w, c, entry.batch))
-    lines = []
-    for task, factor in (("train", 3), ("infer", 1)):
-        # In pairs: what a third side leaves to the allocator would weigh on whoever comes next.
-        pairs = [
-            interleaved({"ours": getattr(ours, task), "peer": getattr(peer, task)}, entry.repeats)
-            for peer in (eager, last)
-        ]
-        times = [pairs[1]["ours"], *(pair["peer"] for pair in pairs)]
-        ratios = [pair["peer"] / pair["ours"] for pair in pairs]
-        lines.append(
-            f"{entry.network:12} {task:6} {entry.batch:5} "
-            + " ".join(f"{t * 1e3:9.2f}" for t in times)
-            + " "
-            + " ".join(f"{ratio:9.2f}" for ratio in ratios)
-            + f" {factor * work / times[0] / peak:8.0%}"
-        )
-    return lines
-
-
-def _multiply_adds(net: SimpleNN, size: tuple[int, int, int, int]) -> int:
-    shapes = {n: None if v is None else tuple(v.shape) for n, v in net.values().items()}
-    sizes = variable_sizes(net.graph, {net.input: size}, shapes)
-    return sum(
-        node.layer.multiply_adds(
-            [tuple(int(s) for s in sizes[v]) for v in node.inputs[:1]],
-            [shapes[p] for p in node.params],
-        )
-        for node in net.graph.nodes
-        if not node.layer.is_loss
-    )
+def batches(network: str, task: str, args: argparse.Namespace) -> list[int]:
+    """To train at a small and a large one; to infer, one image and the large one."""
+    if args.batch:
+        return args.batch
+    kind = KINDS[network]
+    small, large = kind.gpu_batches if args.device == "cuda" else kind.batches
+    if not args.full:
+        return [large]
+    return [small if task == "train" else 1, large]
 
 
 def main() -> None:
-    """Run the races that the command line names, and print their table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("networks", nargs="*", default=list(RACES), metavar="NETWORK",
-                        help=f"of {', '.join(RACES)}; all, if none is named")  # fmt: skip
-    parser.add_argument("--repeats", type=int, help="runs of each side")
-    parser.add_argument("--threads", type=int, help="threads of both sides")
-    args = parser.parse_args()
-    if unknown := set(args.networks) - set(RACES):
-        parser.error(f"unknown network {', '.join(sorted(unknown))}; wanted {', '.join(RACES)}")
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    peak = convolution_peak()
-    print(f"torch {torch.__version__}, Python {platform.python_version()}, "
-          f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}; "
-          f"convolution peak {2 * peak / 1e9:.0f} GFLOP/s")  # fmt: skip
-    print("medians in ms, sides interleaved; ratio = time of PyTorch / our time")
-    print(f"{'network':12} {'task':6} {'batch':>5} {'ours':>9} {'eager':>9} {'ch-last':>9} "
-          f"{'r. eager':>9} {'r. ch-l.':>9} {'of peak':>8}")  # fmt: skip
-    for name in args.networks:
-        entry = RACES[name]
-        for line in race(entry._replace(repeats=args.repeats or entry.repeats), peak):
-            print(line, flush=True)
+    """Run the races that the command line names."""
+    args = parse()
+    if args.write:
+        write(render([json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]))
+        return
+    course = Course((), args.precision, args.device, args.threads, args.seconds, args.budget)
+    print(f"{device_name(args)}, {args.threads} threads")
+    if (load := os.getloadavg()[0]) > BUSY:
+        print(f"warning: the load is {load:.1f}; an idle machine gives steadier numbers")
+    RESULTS.mkdir(exist_ok=True)
+    peak: dict[str, float] = {}
+    for network in args.networks:
+        peak = {name: max(value, peak.get(name, 0)) for name, value in peaks(course).items()}
+        print(describe(peak))
+        for task in args.task:
+            for batch in batches(network, task, args):
+                print(f"{network} {task} batch {batch}", flush=True)
+                result = race(network, batch, task, course._replace(sides=sides_of(task, args)))
+                row = {
+                    **about(args), "network": network, "task": task, "batch": batch, "peaks": peak,
+                    **result,
+                }  # fmt: skip
+                print("\n".join(line(row)), flush=True)
+                if not args.smoke:
+                    name = f"{args.device}-{args.precision}-{task}-{network}-{batch}.json"
+                    (RESULTS / name).write_text(json.dumps(row, indent=1))
 
 
 if __name__ == "__main__":

@@ -127,6 +127,8 @@ from .errors import RecordError as RecordError
 from .executor import Record as Record
 from .explore.derivatives import check_derivatives as check_derivatives
 from .explore.parity import parity as parity
+from .fast.inference import Compiled as Compiled
+from .fast.inference import compile_for_inference as compile_for_inference
 from .graph import Graph as Graph
 from .graph import Node as Node
 from .graph import build as build

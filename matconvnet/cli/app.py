@@ -15,6 +15,7 @@ from matconvnet.cli.data import data_app
 from matconvnet.cli.evaluate import evaluate
 from matconvnet.cli.parity import parity
 from matconvnet.cli.predict import predict
+from matconvnet.cli.profile import profile
 from matconvnet.cli.runs import runs
 from matconvnet.cli.show import show
 from matconvnet.cli.train import train
@@ -62,7 +63,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, evaluate, predict, show, runs, convert, parity, check):
+for command in (train, evaluate, predict, show, runs, profile, convert, parity, check):
     app.command()(command)
 app.add_typer(data_app, name="data")
 

@@ -137,7 +137,19 @@ def modules_after(*argv: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "train", "evaluate", "predict", "show", "runs", "data", "convert", "parity", "check"],
+    [
+        "",
+        "train",
+        "evaluate",
+        "predict",
+        "show",
+        "runs",
+        "profile",
+        "data",
+        "convert",
+        "parity",
+        "check",
+    ],
 )
 def test_help_loads_no_torch(command):
     loaded = modules_after("matconvnet", *command.split(), "--help")

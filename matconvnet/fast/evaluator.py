@@ -32,6 +32,7 @@ class Options(NamedTuple):
     precious: frozenset[str] = frozenset()
     wanted_inputs: frozenset[str] | None = None
     frozen: frozenset[str] = frozenset()
+    recompute: bool = False
 
 
 class Programs:
@@ -130,7 +131,7 @@ class Programs:
         keep = options.precious & set(graph.producer)
         return Task(
             graph, found, types, self.params, options.mode == "normal", options.ders,
-            options.wanted_inputs, keep, options.frozen, self.constant,
+            options.wanted_inputs, keep, options.frozen, self.constant, options.recompute,
         )  # fmt: skip
 
 
@@ -180,9 +181,15 @@ class FastEvaluator:
     ) -> Record:
         """Evaluate the network, and differentiate it if `ders` are given; see `Network.eval`."""
         program, maps, values = None, dict[str, Tensor](), self.net.values()
-        why = "depth, recompute and conserve_memory=False want the explicit way"
-        if depth is None and recompute is False and conserve_memory:
-            program, maps, why = self._find(inputs, values, ders, mode, precious, wanted_inputs)
+        why = "depth, layers to recompute and conserve_memory=False want the explicit way"
+        if depth is None and isinstance(recompute, bool) and conserve_memory:
+            program, maps, why = self._find(
+                inputs, values, Options(
+                    tuple(ders or ()), mode, frozenset((*self.net.precious, *precious)),
+                    None if wanted_inputs is None else frozenset(wanted_inputs),
+                    self._frozen(), recompute,
+                ),
+            )  # fmt: skip
         if program is None:
             self.report = [("", why)]
             return self.net.eval(
@@ -206,22 +213,13 @@ class FastEvaluator:
         return made
 
     def _find(
-        self,
-        inputs: Mapping[str, Any],
-        values: Mapping[str, Tensor | None],
-        ders: Mapping[str, Any] | None,
-        mode: Mode,
-        precious: Iterable[str],
-        wanted_inputs: Iterable[str] | None,
+        self, inputs: Mapping[str, Any], values: Mapping[str, Tensor | None], options: Options
     ) -> tuple[Program | None, dict[str, Tensor], str]:
         """The program for an evaluation; see `Programs.find`."""
         if self.net.graph is not self.programs.graph:
             self.programs = Programs(self.net.graph)
-        params = self.net.params
-        return self.programs.find(
-            inputs, values, Options(
-                tuple(ders or ()), mode, frozenset((*self.net.precious, *precious)),
-                None if wanted_inputs is None else frozenset(wanted_inputs),
-                frozenset(p for p, param in params.items() if param.train_method == "none"),
-            ),
-        )  # fmt: skip
+        return self.programs.find(inputs, values, options)
+
+    def _frozen(self) -> frozenset[str]:
+        params = self.net.params.items()
+        return frozenset(p for p, param in params if param.train_method == "none")

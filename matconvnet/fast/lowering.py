@@ -1,6 +1,6 @@
 """From a unit of a network to calls of kernels, forward and backward: one family for each block."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -26,6 +26,9 @@ from matconvnet.window import integers, output_size, pair, quad
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
 Pack = Callable[[Tensor], list[Call]]
+
+CHEAP_TAPS = 32
+"""Numbers that an output of a convolution is the sum of, up to which making it again is cheap."""
 
 
 class Target(NamedTuple):
@@ -109,6 +112,26 @@ def hindrance(node: Node, shapes: Shapes) -> str:
     return family.hindrance(node, shapes)
 
 
+def is_cheap(unit: Unit, shapes: Shapes, given: Container[str]) -> bool:
+    """What a unit computes is made again quickly, from what is kept anyway.
+
+    given: variables from outside, which are always there.
+    """
+    layer, (v, *_) = unit.node.layer, unit.node.inputs
+    if isinstance(layer, Conv):
+        shape = conv_shape(unit, shapes)
+        taps = shape.size[0] * shape.size[1] * shape.channels // shape.groups
+        return v in given and taps <= CHEAP_TAPS and unit.residual is None
+    return isinstance(layer, BatchNorm | LRN)
+
+
+def again(unit: Unit, w: Writer) -> list[Call]:
+    """The forward pass of a cheap unit, a second time."""
+    if isinstance(unit.node.layer, BatchNorm):
+        return _bnorm_given(unit, w, _moments(unit, w))
+    return FAMILIES[type(unit.node.layer)].forward(unit, w)
+
+
 # Convolution
 
 
@@ -173,28 +196,39 @@ def _residual_backward(unit: Unit, w: Writer) -> list[Call]:
 # Batch normalisation
 
 
+def _moments(unit: Unit, w: Writer) -> Tensor:
+    """The moments that a unit normalises by: of the batch, or stored."""
+    if not w.training:
+        return w.param(unit.node.params[2])
+    return w.saved(unit, (w.shapes[unit.output][2], 2), torch.float32)
+
+
+def _bnorm_given(unit: Unit, w: Writer, moments: Tensor) -> list[Call]:
+    x, y = w.value(unit.node.inputs[0]), w.value(unit.output)
+    g, b, _ = map(w.param, unit.node.params)
+    residual = None if unit.residual is None else w.value(unit.residual)
+    return bnorm.forward_given(x, g, b, y, moments, relu=unit.relu, residual=residual)
+
+
 def _bnorm_forward(unit: Unit, w: Writer) -> list[Call]:
+    if not w.training:
+        return _bnorm_given(unit, w, _moments(unit, w))
     layer: Any = unit.node.layer
     x, y = w.value(unit.node.inputs[0]), w.value(unit.output)
-    g, b, stored = map(w.param, unit.node.params)
+    g, b, _ = map(w.param, unit.node.params)
     residual = None if unit.residual is None else w.value(unit.residual)
-    if not w.training:
-        return bnorm.forward_given(x, g, b, y, stored, relu=unit.relu, residual=residual)
-    moments = w.saved(unit, (x.shape[2], 2), torch.float32)
     return bnorm.forward(
-        x, g, b, y, moments, layer.epsilon, w.scratch, relu=unit.relu, residual=residual
+        x, g, b, y, _moments(unit, w), layer.epsilon, w.scratch, relu=unit.relu, residual=residual
     )
 
 
 def _bnorm_backward(unit: Unit, w: Writer) -> list[Call]:
     (v,), dzdy = unit.node.inputs, w.der(unit.output)
-    g, _, stored = map(w.param, unit.node.params)
     dg, db, new = map(w.param_der, unit.node.params)
-    x = w.value(v)
-    moments = w.saved(unit, (x.shape[2], 2), torch.float32) if w.training else stored
     target = w.target(v)
     calls = bnorm.backward(
-        x, None, g, dzdy, None if target is None else target.der, dg, db, moments, new, w.scratch,
+        w.value(v), None, w.param(unit.node.params[0]), dzdy,
+        None if target is None else target.der, dg, db, _moments(unit, w), new, w.scratch,
         mask=None if target is None else target.mask, add=target is not None and target.add,
         frozen=not w.training,
     )  # fmt: skip

@@ -44,7 +44,7 @@ class Program:
         forward, backward = self.writer.write()
         self.writer.pack()
         self.forward, self.backward = Section(forward), Section(backward)
-        self._users = Counter(p for item in backward for p in item.unit.node.params)
+        self._users = Counter(p for item in backward for p in item.params)
         self.classes = _classes(self.units, task.shapes)
         self._params = task.params
         calls = [*self.forward.calls, *self.backward.calls]

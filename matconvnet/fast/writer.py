@@ -12,7 +12,7 @@ from torch import Tensor
 
 from matconvnet.executor import wanted_variables
 from matconvnet.fast import elementwise
-from matconvnet.fast.lowering import FAMILIES, Pack, Shapes, Target
+from matconvnet.fast.lowering import FAMILIES, Pack, Shapes, Target, again, is_cheap
 from matconvnet.fast.memory import Arena, Planner
 from matconvnet.fast.native import Call
 from matconvnet.fast.section import Item, Run, Step
@@ -29,7 +29,8 @@ class Task(NamedTuple):
     inputs, where they are not float32. params: values by name. training: the mode. ders: variables
     whose derivative comes from outside; none: forward only. wanted_inputs: as in
     `executor.backward`. keep: variables whose value (and derivative) is kept to the end. frozen:
-    parameters whose derivative nobody wants. constant: the parameters will not change.
+    parameters whose derivative nobody wants. constant: the parameters will not change. recompute:
+    cheap values are not kept for the backward pass, but made again.
     """
 
     graph: Graph
@@ -42,6 +43,7 @@ class Task(NamedTuple):
     keep: frozenset[str] = frozenset()
     frozen: frozenset[str] = frozenset()
     constant: bool = False
+    recompute: bool = False
 
     @property
     def shown(self) -> set[str]:
@@ -76,6 +78,9 @@ class ProgramWriter:
             task.graph, frozenset(n.name for n in task.graph.nodes), task.wanted_inputs
         )
         self._wanted = wanted - {v for v in task.graph.inputs if v in task.types}
+        self._again = self._made_again() if task.recompute and self.derivative else {}
+        self._remade = set[object]()
+        self._fresh: list[Call] | None = None
 
     def write(self) -> tuple[list[Item], list[Item]]:
         """The items of the forward and of the backward pass."""
@@ -93,8 +98,11 @@ class ProgramWriter:
             self._pending.update(v for v in self._differentiated(unit) if v in self._wanted)
         for unit in reversed(active):
             self.memory.now = self._end - self.units.index(unit)
+            self._fresh = []
             family = FAMILIES[type(unit.node.layer)] if unit.native else None
             work = family.backward(unit, self) if family else self._differentiate(unit)
+            if self._fresh:
+                backward.append(Item(unit, self._fresh))
             backward.append(Item(unit, work, tuple(dict.fromkeys(unit.node.params))))
         for v in (*self.task.graph.inputs, *self.task.keep):
             if v in self._keys:
@@ -106,6 +114,12 @@ class ProgramWriter:
         """See `Writer`."""
         if v in self.inputs:
             return self.inputs[v]
+        if self._fresh is not None and v in self._again:
+            key, unit = ("again", v), self._again[v]
+            if key not in self._remade:
+                self._remade.add(key)
+                self._fresh += again(unit, self)
+            return self.memory.tensor(key, self.shapes[v])
         return self.memory.tensor(("value", v), self.shapes[v])
 
     def der(self, v: str) -> Tensor:
@@ -180,6 +194,15 @@ class ProgramWriter:
         """Pack the filters of a program with constant parameters."""
         for call in self._packed:
             call()
+
+    def _made_again(self) -> dict[str, Unit]:
+        """Units whose outputs are made again; of two joined by a sum, only one."""
+        made: dict[str, Unit] = {}
+        for unit in self.units:
+            is_open = unit.native and unit.output not in self.task.shown
+            if is_open and unit.residual not in made and is_cheap(unit, self.shapes, self.inputs):
+                made[unit.output] = unit
+        return made
 
     def _outside(self, v: str) -> Tensor:
         """A stand-in for a tensor from outside, with an address, but never touched."""

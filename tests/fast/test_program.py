@@ -90,8 +90,11 @@ def test_random_graphs(seed, mode):
         {**inputs, "x": inputs["x"].double()}, {"objective": 1.5}, conserve_memory=True,
         generator=torch.Generator().manual_seed(5), **options,
     )  # fmt: skip
-    for _ in range(2):
-        agree(*both(net, inputs, {"objective": 1.5}, evaluator, **options), net, exact=exact)
+    for recompute in (False, True, False):
+        records = both(
+            net, inputs, {"objective": 1.5}, evaluator, recompute=recompute, **options
+        )  # fmt: skip
+        agree(*records, net, exact=exact)
     agree(*both(net, inputs, None, evaluator, mode=mode), net)
 
 
@@ -170,6 +173,10 @@ def test_branches(rectified, precious, join):
             agree(
                 *both(net, inputs, {"objective": 0.5}, mode=mode, precious=precious,
                       wanted_inputs=wanted), net,
+            )  # fmt: skip
+            agree(
+                *both(net, inputs, {"objective": 0.5}, mode=mode, precious=precious,
+                      wanted_inputs=wanted, recompute=True), net,
             )  # fmt: skip
 
 

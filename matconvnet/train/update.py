@@ -16,7 +16,7 @@ from matconvnet.train.options import TrainOptions
 from matconvnet.train.solvers import SOLVERS_MANY, find_solver
 from matconvnet.train.solvers._steps import memory
 from matconvnet.train.solvers.sgd import sgd
-from matconvnet.train.update_kernels import KernelFinite, KernelSgd, serves
+from matconvnet.train.update_kernels import KernelFinite, KernelSgd, Served
 
 TRAIN_METHODS = ("gradient", "average", "none")
 
@@ -51,6 +51,7 @@ class Updater:
         self.spare: dict[str, Tensor] = {}
         self.scaled: dict[str, Tensor] = {}
         self._sgd, self._finite = KernelSgd(), KernelFinite()
+        self._serves, self._serves_all = Served(), Served()
 
     def __enter__(self) -> "Updater":
         """Register the parameters with the server, and start it."""
@@ -105,7 +106,7 @@ class Updater:
     def are_finite(self, ders: Mapping[str, Tensor]) -> bool:
         """Whether every number of some derivatives is finite."""
         values = [_value(self.params[name]) for name in ders]
-        if ders and serves(list(ders.values()), values):
+        if ders and self._serves_all(list(ders.values()), values):
             return self._finite(list(ders.values()))
         return all_finite(ders.values())
 
@@ -136,7 +137,7 @@ class Updater:
         """Step parameters, of given rates and decays, in one kernel; False where none serves."""
         is_clipped = self.options.clip_value is not None or self.options.clip_norm is not None
         values, own = [_value(self.params[p]) for p in steps], [ders[p] for p in steps]
-        if self.solver is not sgd or is_clipped or not steps or not serves(own, values):
+        if self.solver is not sgd or is_clipped or not steps or not self._serves(own, values):
             return False
         for p, value in zip(steps, values, strict=True):
             self.state[p] = memory(self.state.get(p, 0), value)

@@ -1,6 +1,7 @@
 """The step of SGD over all parameters as one call of a kernel, prepared once."""
 
 from collections.abc import Mapping, Sequence
+from operator import is_not
 
 import numpy as np
 import torch
@@ -66,13 +67,25 @@ class KernelFinite:
         return bool(self._flag[0])
 
 
-def serves(ders: Sequence[Tensor], values: Sequence[Tensor]) -> bool:
-    """True, if there are kernels for these derivatives of these parameters."""
-    return kernels() is not None and all(
-        t.dtype == torch.float32 and t.device.type == "cpu" and t.stride() == v.stride()
-        and v.dtype == torch.float32
-        for t, v in zip(ders, values, strict=True)
-    )  # fmt: skip
+class Served:
+    """Whether there are kernels for given derivatives of given parameters; asked every batch."""
+
+    def __init__(self) -> None:
+        self._tensors: list[Tensor] = []
+        self._answer = False
+
+    def __call__(self, ders: Sequence[Tensor], values: Sequence[Tensor]) -> bool:
+        """True, if all are float32 on the CPU, and lie in memory alike."""
+        tensors = [*ders, *values]
+        if len(tensors) != len(self._tensors) or any(map(is_not, tensors, self._tensors)):
+            self._tensors = tensors
+            self._answer = kernels() is not None and all(
+                t.dtype == v.dtype == torch.float32
+                and t.device.type == v.device.type == "cpu"
+                and t.stride() == v.stride()
+                for t, v in zip(ders, values, strict=True)
+            )
+        return self._answer
 
 
 def _addresses(*lists: Sequence[Tensor]) -> tuple[int, ...]:

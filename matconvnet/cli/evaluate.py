@@ -29,7 +29,7 @@ def evaluate(
 
     net, imdb = open_trained(network, precision), load_data(data)
     check_images(net, imdb)
-    found = evaluate_set(net, imdb, images)
+    found = evaluate_set(net, imdb, images, precision)
     console = Console(highlight=False)
     console.print(f"{found.count} images of the {images} set")
     console.print(f"objective    {found.objective:.4f}")

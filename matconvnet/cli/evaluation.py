@@ -12,6 +12,7 @@ from matconvnet.cli.sources import file_source
 from matconvnet.data.imdb import Imdb
 from matconvnet.data.lists import Database, ImageList
 from matconvnet.data.pipeline import Pipeline
+from matconvnet.fast.inference import Compiled, compile_for_inference
 from matconvnet.layout import to_numpy, to_tensor
 from matconvnet.nets.network import Network
 from matconvnet.nets.predict import Prediction
@@ -59,7 +60,7 @@ class Evaluation:
         return found
 
 
-def evaluate_set(net: Network, imdb: Database, name: str) -> Evaluation:
+def evaluate_set(net: Network, imdb: Database, name: str, precision: str = "fp32") -> Evaluation:
     """Classify the labelled images of the set `name`: "train", "val" or "test".
 
     Files that cannot be read are left out.
@@ -68,10 +69,11 @@ def evaluate_set(net: Network, imdb: Database, name: str) -> Evaluation:
     if not indices.size:
         raise ValueError(f"set {name!r} of the database has no labelled images")
     start = time.perf_counter()
+    ready = compile_for_inference(net, precision=precision)
     if isinstance(imdb, Imdb):
-        prediction = net.predict(imdb.images[..., indices], batch_size=BATCH)
+        prediction = ready.predict(imdb.images[..., indices], batch_size=BATCH)
     else:
-        prediction, indices = _predict_files(net, imdb, indices)
+        prediction, indices = _predict_files(ready, imdb, indices)
     seconds = time.perf_counter() - start
     labels = imdb.labels[indices]
     kind = "log" if prediction.is_probability else "softmaxlog"
@@ -86,10 +88,10 @@ def held_out_set(imdb: Database) -> str:
 
 
 def _predict_files(
-    net: Network, imdb: ImageList, indices: np.ndarray
+    ready: Compiled, imdb: ImageList, indices: np.ndarray
 ) -> tuple[Prediction, np.ndarray]:
     """What a network makes of files, and which of them could be read."""
-    source = file_source(net, subtract_average=0.0)
+    source = file_source(ready.net, subtract_average=0.0)
     predictions: list[Prediction] = []
     read: list[np.ndarray] = []
     parts = [indices[first : first + FILE_BATCH] for first in range(0, indices.size, FILE_BATCH)]
@@ -98,7 +100,7 @@ def _predict_files(
         whole = ~source.ignored(imdb, part)
         if whole.any():
             images = x[..., torch.from_numpy(whole)]
-            predictions.append(net.predict(images, batch_size=FILE_BATCH))
+            predictions.append(ready.predict(images, batch_size=FILE_BATCH))
             read.append(part[whole])
     if not read:
         raise ValueError("none of the files can be read")

@@ -57,15 +57,17 @@ def predict(
     from rich.console import Console
     from rich.text import Text
 
+    from matconvnet.fast.inference import compile_for_inference
     from matconvnet.images import read_image, write_png
 
     net = open_trained(network, precision)
+    ready = compile_for_inference(net, precision=precision)
     console = Console(highlight=False)
     written: dict[Path, Path] = {}
     for path in images:
         image = read_image(path)
         image = 255 - image if invert else image
-        prediction = net.predict(image, scale=scale)
+        prediction = ready.predict(image, scale=scale)
         if prediction.is_map and len(prediction.outputs[0][0, 0]) in (1, 3):
             target = _target(path, out, len(images) > 1)
             if target in written:

@@ -77,8 +77,11 @@ def open_network(name: str, seed: int = 0) -> "Network":
 
 
 def open_trained(path: Path, precision: str = "fp32") -> "Network":
-    """Read a file, to compute in a precision; a network of the zoo has fresh weights: refused."""
-    from matconvnet.fast.precision import note, with_precision
+    """Read a file; a network of the zoo has fresh weights: refused.
+
+    precision: what it is to compute in; something that is worth knowing of it is printed.
+    """
+    from matconvnet.fast.precision import note
     from matconvnet.interop.formats import load
     from matconvnet.zoo import NETWORKS
 
@@ -89,7 +92,7 @@ def open_trained(path: Path, precision: str = "fp32") -> "Network":
         )
     if told := note(precision, "cpu"):
         typer.echo(told, err=True)
-    return with_precision(_network(load(path), path), precision)
+    return _network(load(path), path)
 
 
 def _network(found: Any, name: object) -> "Network":

@@ -59,6 +59,13 @@ def train(
     seed: Annotated[int, typer.Option(help="Of the weights and of the order of the images.")] = 0,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to compute.")] = "cpu",
     precision: PrecisionOption = "fp32",
+    fast: Annotated[
+        bool,
+        typer.Option("--fast/--explicit", help="Programs of kernels, or layer after layer (CPU)."),
+    ] = True,
+    cuda_graph: Annotated[
+        bool, typer.Option("--cuda-graph", help="Record a step once and replay it (GPU).")
+    ] = False,
     resume: Annotated[
         bool, typer.Option(help="Continue after the last checkpoint in the folder.")
     ] = True,
@@ -138,7 +145,8 @@ def train(
         "keep_last": keep, "checkpoint_every": checkpoint_every,
         "checkpoint_format": "mat" if mat else None, "tensorboard": tensorboard,
         "profile": profile, "exp_dir": out, "resume": resume, "random_seed": seed,
-        "device": device, "precision": precision, "val": recipe.held_out(imdb),
+        "device": device, "precision": precision, "fast": fast, "cuda_graph": cuda_graph,
+        "val": recipe.held_out(imdb),
     }  # fmt: skip
     options = recipe.training_options(net, given, is_packaged=data is None)
     augment = {

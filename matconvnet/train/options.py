@@ -68,6 +68,7 @@ class TrainOptions:
             in that type, the parameters keep theirs, see `fast.precision`.
         fast: on the CPU, in float32, run programs of kernels in place of layer after layer, see
             `fast.evaluator`; the numbers differ by roundings.
+        cuda_graph: on a GPU, record an evaluation once and replay it, see `fast.cuda_graph`.
         sync: wait for the device after each layer, so that times mean something.
         random_seed: epoch e draws its orders and dropout masks from the seed e + random_seed.
 
@@ -127,6 +128,7 @@ class TrainOptions:
     device: str = "cpu"
     precision: str = "fp32"
     fast: bool = True
+    cuda_graph: bool = False
     sync: bool = False
     random_seed: int = 0
     monitor: str | None = None

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from matconvnet.data import batches as data
+from matconvnet.fast.cuda_graph import Captured
 from matconvnet.fast.evaluator import FastEvaluator
 from matconvnet.fast.loss_scale import LossScale
 from matconvnet.fast.peaks import measure_peaks
@@ -174,7 +175,8 @@ class Trainer:
         average = None if options.average is None else WeightAverage(options.average)
         scale = LossScale() if options.precision == "fp16" else None
         saver = Saver(net, options, self.folder, store, world, history, updater, average, scale)
-        evaluator = with_precision(net, options.precision, scale)
+        precise = with_precision(net, options.precision, scale)
+        evaluator = Captured(precise) if options.cuda_graph else precise
         is_single = options.precision in ("fp32", "tf32") and world.device.type == "cpu"
         if is_single and options.fast and not options.plot_diagnostics:
             evaluator = FastEvaluator(net)

@@ -1,8 +1,8 @@
-"""Convolutions with 3 x 3 filters by Winograd's algorithm, and their derivatives.
+"""Convolutions with 3 x 3 and 5 x 5 filters by Winograd's algorithm, and their derivatives.
 
-A tile of 4 x 4 outputs takes 36 multiplications for each channel and filter instead of 144
-(kernels/winograd.h). Results differ from those of direct convolutions by a few more roundings:
-about 1e-6 of the largest.
+Each channel and filter takes 36 multiplications for 4 x 4 outputs instead of 144, or for 2 x 2
+instead of 100 (kernels/winograd.h). Results differ from those of direct convolutions by a few more
+roundings: about 1e-6 of the largest.
 """
 
 import ctypes
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from matconvnet.fast.conv import VECTOR, ConvShape, Scratch
-from matconvnet.fast.native import Call, kernels
+from matconvnet.fast.native import Call, kernels, lanes
 
 POINTS = 36
 """Numbers of a transformed tile, or filter."""
 
-FEW_GROUPS = 8
-"""Groups of tiles for which it is not worth to transform all filters ahead of the products."""
+FEW_BANDS = 8
+"""Bands of tiles for which it is not worth to transform all filters ahead of the products."""
 
 BLOCK = 28
 """Tiles that are summed at a time in the derivative of the filters."""
@@ -27,17 +27,21 @@ BLOCK = 28
 PART = 128
 """Filters, and channels, of which that derivative is computed at a time."""
 
-TRANSFORM_TILE, TRANSFORM_FILTER, PRODUCT = 400, 600, 36 / 0.85
-"""Time for a channel of a tile, a channel of a filter, and both, in multiplications (measured)."""
+TRANSFORM_TILE, TRANSFORM_FILTER, PRODUCT, PACK = 400, 200, POINTS / 0.85, 400
+"""Times in multiplications (measured): for a channel of a tile; for a channel and filter, their
+transform by the size of the filter, their product, and what direct convolutions do to read them."""
 
 
 def applies(shape: ConvShape) -> bool:
-    """Whether the kernels can compute it: 3 x 3 filters, stride 1, padding up to 2 on each side."""
-    ends = [shape.output[i] + 2 - (shape.height, shape.width)[i] - shape.pad[i] for i in (0, 1)]
+    """Whether the kernels can compute it.
+
+    They take 3 x 3 and 5 x 5 filters, stride 1, and padding smaller than the filters.
+    """
+    last, map_size = shape.size[0] - 1, (shape.height, shape.width)
+    ends = [shape.output[i] + last - map_size[i] - shape.pad[i] for i in (0, 1)]
     return (
-        shape.size == (3, 3) and shape.groups == 1
-        and shape.stride == (1, 1) and shape.dilate == (1, 1)
-        and all(0 <= pad <= 2 for pad in (*shape.pad, *ends))
+        shape.size in ((3, 3), (5, 5)) and shape.stride == (1, 1) and shape.dilate == (1, 1)
+        and all(0 <= pad <= last for pad in (*shape.pad, *ends))
     )  # fmt: skip
 
 
@@ -50,21 +54,28 @@ def faster(shape: ConvShape, direction: str) -> bool:
     """
     if not applies(shape):
         return False
-    rows, columns = (shape.height, shape.width) if direction == "backward_data" else shape.output
-    C, K = (ceil(n / VECTOR) * VECTOR for n in (shape.channels, shape.filters))
-    tiles = shape.batch * ceil(rows / 4) * ceil(columns / 4)
-    time = tiles * (PRODUCT * C * K + TRANSFORM_TILE * (C + K)) + TRANSFORM_FILTER * C * K
-    return 1.05 * time < 9 * shape.channels * shape.filters * shape.batch * rows * columns
+    backward, size = direction == "backward_data", shape.size[0]
+    sums, made = _of_group(shape)[:: -1 if backward else 1]
+    vectors, whole = ceil(made / VECTOR) * VECTOR, ceil(sums / VECTOR) * VECTOR
+    map_size = (shape.height, shape.width) if backward else shape.output
+    tiles = shape.batch * ceil(map_size[0] / _side(shape)) * ceil(map_size[1] / _side(shape))
+    time = tiles * TRANSFORM_TILE * (whole + vectors) + TRANSFORM_FILTER * size * sums * vectors
+    direct = size**2 * shape.batch * shape.output[0] * shape.output[1] * sums
+    if direction == "backward_filters":
+        return 1.05 * (time + tiles * PRODUCT * whole * vectors) < direct * made
+    time += tiles * PRODUCT * sums * vectors
+    return 1.05 * time < direct * vectors + PACK * sums * made
 
 
 def packed_size(shape: ConvShape) -> int:
     """Numbers that packed filters take."""
-    return _panels(shape.filters) * _panel_size(shape.channels)
+    C, K = _of_group(shape)
+    return shape.groups * _panels(K) * _panel_size(C)
 
 
 def pack(shape: ConvShape, f: Tensor, packed: Tensor) -> list[Call]:
     """Transform the filters as `forward` reads them."""
-    return [Call("winograd_filters", [f, packed], [shape.filters, shape.channels, 0])]
+    return [_transform(shape, f, packed, flipped=False)]
 
 
 def forward(
@@ -101,9 +112,11 @@ def backward_data(
 
     It is the convolution of dzdy with the filters turned by 180 degrees.
     """
+    last = shape.size[0] - 1
     turned = shape._replace(
         height=shape.output[0], width=shape.output[1], output=(shape.height, shape.width),
-        channels=shape.filters, filters=shape.channels, pad=(2 - shape.pad[0], 2 - shape.pad[1]),
+        channels=shape.filters, filters=shape.channels,
+        pad=(last - shape.pad[0], last - shape.pad[1]),
     )  # fmt: skip
     tensors = (dzdy, None, dzdx if add else None, mask, dzdx)
     return _convolve(turned, f, None, tensors, scratch, relu=False, flipped=True)
@@ -113,7 +126,7 @@ def backward_filters(
     shape: ConvShape, x: Tensor, dzdy: Tensor, df: Tensor, db: Tensor | None, scratch: Scratch
 ) -> list[Call]:
     """The derivatives with respect to filters and biases (db: None, if there are none)."""
-    C, K, tiles = shape.channels, shape.filters, _tiles(shape)
+    (C, K), tiles = _of_group(shape), _tiles(shape)
     threads = torch.get_num_threads()
     block, c_part, k_part = min(BLOCK, tiles), min(PART, C), min(PART, K)
     parts = ceil(C / c_part) * ceil(K / k_part)
@@ -142,48 +155,67 @@ def _convolve(
     flipped: bool,
 ) -> list[Call]:
     """Calls for x, b, residual, mask, y = tensors, where `shape` is that of this convolution."""
-    C, K, threads = shape.channels, shape.filters, torch.get_num_threads()
-    rows = _registers()[1]
-    all_groups = ceil(_tiles(shape) / rows)
-    shared = all_groups <= max(FEW_GROUPS * (C * K >= PART**2), threads)
-    groups, panels = all_groups, 1
+    (C, K), threads = _of_group(shape), torch.get_num_threads()
+    rows = _rows()
+    all_bands = ceil(_tiles(shape) / rows)
+    shared = all_bands <= max(FEW_BANDS * (C * K >= PART**2), threads)
+    bands, panels = all_bands, 1
     if not shared:
-        target = 4 if C * K > PART**2 else 1  # the smaller filters share the cache with the tiles
-        blocks = ceil(ceil(all_groups / target) / threads) * threads
-        groups, panels = ceil(all_groups / blocks), min(2, _panels(K))
+        target = (
+            4 if C * K > 2 * PART**2 else 1
+        )  # the smaller filters share the cache with the tiles
+        blocks = ceil(ceil(all_bands / target) / threads) * threads
+        bands, panels = ceil(all_bands / blocks), min(2, _panels(K))
     calls, fresh = list[Call](), None
     if packed is None and shared:
         fresh, packed = f, scratch(threads * panels * _panel_size(C))
     elif packed is None:
-        packed = scratch(_panels(K) * _panel_size(C))
-        sizes = [C, K] if flipped else [K, C]
-        calls = [Call("winograd_filters", [f, packed], [*sizes, flipped])]
-    inputs = POINTS * _spaced(groups * rows * _vectors(C)) * (1 if shared else threads)
-    outputs = POINTS * _spaced(groups * rows * panels * 2 * _registers()[0]) * threads
+        packed = scratch(packed_size(shape))
+        calls = [_transform(shape, f, packed, flipped)]
+    inputs = POINTS * _spaced(bands * rows * _vectors(C)) * (1 if shared else threads)
+    outputs = POINTS * _spaced(bands * rows * panels * 2 * lanes()) * threads
     x, b, residual, mask, y = tensors
     room = map(scratch, (C, inputs, outputs))
-    numbers = [*_geometry(shape), flipped, relu, groups, panels, shared, threads]
+    numbers = [*_geometry(shape), flipped, relu, bands, panels, shared, threads]
     return [*calls, Call("winograd", [x, fresh, packed, b, residual, mask, y, *room], numbers)]
 
 
+def _transform(shape: ConvShape, f: Tensor, packed: Tensor, flipped: bool) -> Call:
+    """The call that transforms all filters of the convolution `shape`."""
+    C, K = _of_group(shape)
+    sizes = (C, K) if flipped else (K, C)
+    numbers = [*sizes, shape.size[0], shape.groups, flipped]
+    return Call("winograd_filters", [f, packed], numbers)
+
+
 @functools.cache
-def _registers() -> tuple[int, int]:
-    """Numbers in a vector, and tiles of a product that stays in registers."""
+def _rows() -> int:
+    """Tiles of a product that stays in registers."""
     library = kernels()
     assert library is not None
-    lanes, rows = (ctypes.c_int64 * 2).in_dll(library, "winograd_registers")
-    return lanes, rows
+    return (ctypes.c_int64 * 2).in_dll(library, "winograd_registers")[1]
 
 
 def _geometry(shape: ConvShape) -> list[int]:
     return [
-        shape.batch, shape.height, shape.width, shape.channels, shape.filters, *shape.pad,
-        *shape.output,
+        shape.batch, shape.height, shape.width, *_of_group(shape), *shape.pad, *shape.output,
+        shape.size[0], shape.groups,
     ]  # fmt: skip
 
 
+def _of_group(shape: ConvShape) -> tuple[int, int]:
+    """Channels and filters of a group."""
+    return shape.channels // shape.groups, shape.filters // shape.groups
+
+
+def _side(shape: ConvShape) -> int:
+    """Outputs in a row of a tile, which reads six inputs."""
+    return 7 - shape.size[0]
+
+
 def _tiles(shape: ConvShape) -> int:
-    return shape.batch * ceil(shape.output[0] / 4) * ceil(shape.output[1] / 4)
+    rows, columns = (ceil(size / _side(shape)) for size in shape.output)
+    return shape.batch * rows * columns
 
 
 def _splits(parts: int, threads: int) -> int:
@@ -194,19 +226,17 @@ def _splits(parts: int, threads: int) -> int:
 
 def _vectors(count: int) -> int:
     """Numbers that lie in whole vectors."""
-    lanes = _registers()[0]
-    return ceil(count / lanes) * lanes
+    return ceil(count / lanes()) * lanes()
 
 
 def _spaced(count: int) -> int:
     """Numbers from one of the 36 to the next: `odd` in kernels/winograd.h."""
-    lanes = _registers()[0]
-    return (ceil(count / lanes) | 1) * lanes
+    return (ceil(count / lanes()) | 1) * lanes()
 
 
 def _panels(filters: int) -> int:
-    return ceil(filters / (2 * _registers()[0]))
+    return ceil(filters / (2 * lanes()))
 
 
 def _panel_size(channels: int) -> int:
-    return POINTS * _spaced(channels * 2 * _registers()[0])
+    return POINTS * _spaced(channels * 2 * lanes())

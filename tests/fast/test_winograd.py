@@ -11,20 +11,30 @@ from tests.tolerances import REFERENCE
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="the kernels are not compiled")
 
-# map H W C N, filters K, padding at the top, bottom, left and right
+# size of the filters, map H W C N, filters K, groups, padding at the top, bottom, left and right
 CASES = [
-    (1, 1, 3, 1, 1, (1, 1, 1, 1)),
-    (2, 3, 1, 2, 20, (2, 1, 0, 2)),
-    (3, 3, 16, 3, 3, (0, 0, 0, 0)),
-    (4, 4, 16, 1, 16, (1, 1, 1, 1)),
-    (5, 9, 20, 2, 33, (0, 2, 1, 0)),
-    (6, 6, 33, 2, 20, (2, 2, 2, 2)),
-    (7, 7, 64, 3, 64, (1, 1, 1, 1)),
-    (8, 5, 3, 1, 64, (1, 0, 2, 1)),
-    (12, 12, 160, 1, 144, (1, 1, 1, 1)),
-    (13, 10, 33, 3, 16, (1, 1, 1, 1)),
-    (14, 14, 64, 2, 48, (1, 2, 0, 1)),
-    (40, 38, 16, 3, 64, (1, 1, 1, 1)),
+    (3, 1, 1, 3, 1, 1, 1, (1, 1, 1, 1)),
+    (3, 2, 3, 1, 2, 20, 1, (2, 1, 0, 2)),
+    (3, 3, 3, 16, 3, 3, 1, (0, 0, 0, 0)),
+    (3, 4, 4, 16, 1, 16, 1, (1, 1, 1, 1)),
+    (3, 5, 9, 20, 2, 33, 1, (0, 2, 1, 0)),
+    (3, 6, 6, 33, 2, 20, 1, (2, 2, 2, 2)),
+    (3, 7, 7, 64, 3, 64, 1, (1, 1, 1, 1)),
+    (3, 8, 5, 3, 1, 64, 1, (1, 0, 2, 1)),
+    (3, 12, 12, 160, 1, 144, 1, (1, 1, 1, 1)),
+    (3, 13, 10, 33, 3, 16, 1, (1, 1, 1, 1)),
+    (3, 14, 14, 64, 2, 48, 1, (1, 2, 0, 1)),
+    (3, 40, 38, 16, 3, 64, 1, (1, 1, 1, 1)),
+    (3, 9, 7, 6, 2, 10, 2, (1, 2, 0, 1)),
+    (3, 30, 31, 66, 2, 102, 2, (1, 1, 1, 1)),
+    (5, 1, 1, 3, 1, 1, 1, (2, 2, 2, 2)),
+    (5, 2, 3, 1, 2, 20, 1, (4, 3, 1, 4)),
+    (5, 5, 5, 20, 3, 33, 1, (0, 0, 0, 0)),
+    (5, 8, 7, 33, 2, 20, 1, (2, 2, 2, 2)),
+    (5, 13, 10, 144, 1, 160, 1, (4, 0, 0, 3)),
+    (5, 21, 22, 16, 3, 64, 1, (2, 2, 2, 2)),
+    (5, 9, 7, 6, 2, 10, 2, (2, 1, 0, 2)),
+    (5, 20, 18, 51, 2, 120, 3, (2, 2, 2, 2)),
 ]
 
 
@@ -35,15 +45,17 @@ def channels_last(t):
 @pytest.fixture(params=CASES, ids=str)
 def case(request):
     """Shape, pad, and random x, f, b, residual, dzdy in float32."""
-    h, w, c, n, k, pad = request.param
+    size, h, w, c, n, k, groups, pad = request.param
     generator = torch.Generator().manual_seed(h + c)
-    y = (h + pad[0] + pad[1] - 2, w + pad[2] + pad[3] - 2)
-    shapes = ((h, w, c, n), (3, 3, c, k), (*y, k, n), (*y, k, n))
+    y = (h + pad[0] + pad[1] - size + 1, w + pad[2] + pad[3] - size + 1)
+    shapes = ((h, w, c, n), (size, size, c // groups, k), (*y, k, n), (*y, k, n))
     x, f, residual, dzdy = (
         channels_last(torch.randn(s, generator=generator) + 0.2) for s in shapes
     )
     b = torch.randn(k, generator=generator)
-    shape = ConvShape(n, h, w, c, k, (3, 3), 1, (1, 1), (pad[0], pad[2]), (1, 1), y)
+    shape = ConvShape(
+        n, h, w, c, k, (size, size), groups, (1, 1), (pad[0], pad[2]), (1, 1), y
+    )  # fmt: skip
     return shape, pad, x, f, b, residual, dzdy
 
 
@@ -111,7 +123,9 @@ def test_backward_data(case, threads):
 def test_backward_data_adds_before_it_masks(case):
     shape, pad, x, f, _, _, dzdy = case
     dzdx, mask = channels_last(torch.randn_like(x)), channels_last(torch.randn_like(x))
-    wanted = conv_backward(x.double(), f.double(), None, dzdy.double(), pad=pad)[0] + dzdx
+    wanted = conv_backward(x.double(), f.double(), None, dzdy.double(), pad=pad)[0]
+    assert wanted is not None
+    wanted = wanted + dzdx
     run(winograd.backward_data(shape, f, dzdy, dzdx, scratch, mask=mask, add=True))
     close(dzdx, wanted * (mask > 0))
 
@@ -151,7 +165,7 @@ def test_calls_give_the_same_bits_again(case):
         {"size": (3, 5)},
         {"stride": (2, 1)},
         {"dilate": (1, 2)},
-        {"groups": 2},
+        {"size": (4, 4)},
         {"pad": (3, 1)},
         {"output": (9, 8)},  # 3 pixels at the bottom
     ],
@@ -160,12 +174,19 @@ def test_calls_give_the_same_bits_again(case):
 def test_what_it_does_not_apply_to(change):
     shape = ConvShape(2, 7, 8, 64, 64, (3, 3), 1, (1, 1), (1, 1), (1, 1), (7, 8))
     assert winograd.applies(shape)
+    assert winograd.applies(shape._replace(size=(5, 5), pad=(2, 2)))
     assert not winograd.applies(shape._replace(**change))
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward_data", "backward_filters"])
-def test_many_channels_are_faster_and_few_are_not(direction):
-    shape = ConvShape(16, 56, 56, 64, 64, (3, 3), 1, (1, 1), (1, 1), (1, 1), (56, 56))
+@pytest.mark.parametrize("size", [3, 5])
+def test_many_channels_are_faster_and_few_are_not(direction, size):
+    pad = size // 2
+    shape = ConvShape(
+        16, 56, 56, 64, 64, (size, size), 1, (1, 1), (pad, pad), (1, 1), (56, 56)
+    )  # fmt: skip
     assert winograd.faster(shape, direction)
-    assert not winograd.faster(shape._replace(channels=3), direction)
+    assert winograd.faster(shape._replace(groups=2), direction)
+    few = {"filters": 3} if direction == "backward_data" else {"channels": 3}  # that are summed
+    assert not winograd.faster(shape._replace(**few), direction)
     assert not winograd.faster(shape._replace(stride=(2, 2), output=(28, 28)), direction)

@@ -1,4 +1,4 @@
-/* Winograd's algorithm (winograd.h): convolutions, and their derivatives with respect to the data. */
+/* Winograd's algorithm (winograd.h): convolutions, and their derivatives for the data. */
 
 #include "winograd.h"
 
@@ -12,25 +12,25 @@ typedef struct {
     int64_t relu;
 } ending;
 
-/* Write 4 x 4 outputs of a tile, filters [k, k + count), from its 36 numbers at m. */
-static inline __attribute__((always_inline)) void vector_of_output(const shape *s, const ending *e,
-                                                                   int64_t tile, int64_t k,
-                                                                   int64_t count, const float *m,
-                                                                   int64_t between)
+/* Write the outputs of a tile, filters [k, k + count), from its 36 numbers at m. */
+INLINE void vector_of_output(const int taps, const shape *s, const ending *e, int64_t tile,
+                             int64_t k, int64_t count, const float *m, int64_t between)
 {
-    int64_t n = tile / (s->down * s->across), row = 4 * (tile / s->across % s->down);
-    int64_t column = 4 * (tile % s->across), rows = least(4, s->Y - row), columns = s->X - column;
+    const int side = 7 - taps;
+    int64_t n = tile / (s->down * s->across), row = side * (tile / s->across % s->down);
+    int64_t column = side * (tile % s->across), rows = least(side, s->Y - row);
+    int64_t columns = s->X - column;
     vf sums[4][6], d[6], t[4], bias = e->b ? load_first(e->b + k, count) : (vf){};
 #pragma GCC unroll 6
     for (int j = 0; j < 6; j++) {
         for (int i = 0; i < 6; i++) d[i] = load(m + (6 * i + j) * between);
-        transform_output(d, t);
-        for (int i = 0; i < 4; i++) sums[i][j] = t[i];
+        combine(side, d, OUTPUT, t);
+        for (int i = 0; i < side; i++) sums[i][j] = t[i];
     }
     for (int i = 0; i < rows; i++) {
-        int64_t at = ((n * s->Y + row + i) * s->X + column) * s->K + k;
-        transform_output(sums[i], t);
-        for (int j = 0; j < 4 && j < columns; j++, at += s->K) {
+        int64_t at = ((n * s->Y + row + i) * s->X + column) * s->y_pixel + k;
+        combine(side, sums[i], OUTPUT, t);
+        for (int j = 0; j < side && j < columns; j++, at += s->y_pixel) {
             vf y = t[j] + bias;
             if (e->residual) y += load_first(e->residual + at, count);
             if (e->mask) y = where(load_first(e->mask + at, count) > 0, y, (vf){});
@@ -43,14 +43,14 @@ static inline __attribute__((always_inline)) void vector_of_output(const shape *
 static void tile_of_output(const shape *s, const ending *e, int64_t tile, int64_t k, int64_t count,
                            const float *m, int64_t between)
 {
-    if (count >= LANES) vector_of_output(s, e, tile, k, LANES, m, between);
-    else vector_of_output(s, e, tile, k, count, m, between);
+    if (count >= LANES) BY_TAPS(s->taps, vector_of_output, s, e, tile, k, LANES, m, between);
+    else BY_TAPS(s->taps, vector_of_output, s, e, tile, k, count, m, between);
 }
 
-/* m = v . u for `rows` tiles and `wide` vectors of filters; v is in parts of LANES channels, in each
-   ROWS x LANES. */
-static inline __attribute__((always_inline)) void product(int rows, int wide, const float *v,
-                                                          const float *u, int64_t C, float *m)
+/* m = v . u for `rows` tiles and `wide` vectors of filters; v is in parts of LANES channels, in
+   each ROWS x LANES. */
+INLINE void product(const int rows, const int wide, const float *v, const float *u, int64_t C,
+                    float *m)
 {
     vf sums[14][2] = {};
     for (int64_t c = 0; c < C; c += LANES, v += ROWS * LANES)
@@ -69,10 +69,10 @@ static inline __attribute__((always_inline)) void product(int rows, int wide, co
 static void product_of(int64_t rows, int64_t wide, const float *v, const float *u, int64_t C,
                        float *m)
 {
-#define CASE(r)                                       \
-    case r:                                           \
-        if (wide == 2) product(r, 2, v, u, C, m);     \
-        else product(r, 1, v, u, C, m);               \
+#define CASE(r)                                   \
+    case r:                                       \
+        if (wide == 2) product(r, 2, v, u, C, m); \
+        else product(r, 1, v, u, C, m);           \
         break;
     switch (EVEN(rows)) { EACH_ROWS(CASE) }
 #undef CASE
@@ -99,31 +99,32 @@ static inline void transpose(vf rows[LANES])
     }
 }
 
-/* How filters f (K 3 3 C) are multiplied. flipped: as in the derivative of the data, where they are
-   turned by 180 degrees, and the sums are over K. */
+/* How filters f (K taps taps C) are multiplied. flipped: as in the derivative of the data, where
+   they are turned by 180 degrees, and the sums are over K. */
 typedef struct {
     const float *f;
-    int64_t sums, made, C, flipped;
+    int64_t sums, made, C, taps, flipped;
 } bank;
 
 /* Transform the filters of a panel for LANES of the sums' numbers. */
-static void slice_of_panel(const bank *a, int64_t panel, int64_t slice, float *u)
+INLINE void transform_slice(const int taps, const bank *a, int64_t panel, int64_t slice, float *u)
 {
+    const int area = taps * taps;
     int64_t wide = least(2, vectors(a->made - panel * WIDTH)), sum = slice * LANES;
     int64_t end = least(LANES, a->sums - sum), between = odd(a->sums * wide * LANES);
     for (int64_t w = 0; w < wide; w++) {
         int64_t k = panel * WIDTH + w * LANES, count = least(LANES, a->made - k);
-        float turned[9][LANES][LANES]; /* tap, number of the sum, filter */
+        float turned[25][LANES][LANES]; /* tap, number of the sum, filter */
         if (a->flipped)
             for (int64_t i = 0; i < end; i++)
-                for (int tap = 0; tap < 9; tap++)
+                for (int tap = 0; tap < area; tap++)
                     store(turned[tap][i],
-                          load_first(a->f + ((sum + i) * 9 + 8 - tap) * a->C + k, count));
+                          load_first(a->f + ((sum + i) * area + area - 1 - tap) * a->C + k, count));
         else
-            for (int tap = 0; tap < 9; tap++) {
+            for (int tap = 0; tap < area; tap++) {
                 vf rows[LANES] = {};
                 for (int64_t j = 0; j < count; j++) {
-                    const float *from = a->f + ((k + j) * 9 + tap) * a->C + sum;
+                    const float *from = a->f + ((k + j) * area + tap) * a->C + sum;
                     rows[j] = load_first(from, end);
                     __builtin_prefetch(from + LANES); /* of the next slice */
                 }
@@ -132,124 +133,152 @@ static void slice_of_panel(const bank *a, int64_t panel, int64_t slice, float *u
             }
         float *to = u + (sum * wide + w) * LANES;
         for (int64_t i = 0; i < end; i++, to += wide * LANES) {
-            vf columns[6][3], d[3], t[6];
-            for (int x = 0; x < 3; x++) {
-                for (int y = 0; y < 3; y++) d[y] = load(turned[3 * y + x][i]);
-                transform_filter(d, t);
+            vf columns[6][5], d[5], t[6];
+            for (int x = 0; x < taps; x++) {
+                for (int y = 0; y < taps; y++) d[y] = load(turned[taps * y + x][i]);
+                evaluate(taps, d, FILTER, t);
                 for (int y = 0; y < 6; y++) columns[y][x] = t[y];
             }
             for (int y = 0; y < 6; y++) {
-                transform_filter(columns[y], t);
+                evaluate(taps, columns[y], FILTER, t);
                 for (int x = 0; x < 6; x++) store(to + (6 * y + x) * between, t[x]);
             }
         }
     }
 }
 
+static void slice_of_panel(const bank *a, int64_t panel, int64_t slice, float *u)
+{
+    BY_TAPS(a->taps, transform_slice, a, panel, slice, u);
+}
+
 /* Transform all filters.
 
-   p: f (K 3 3 C), u;  n: K, C, flipped */
+   p: f (K taps taps C), u;  n: K and C of a group, taps, groups, flipped */
 KERNEL(winograd_filters)
 {
-    int64_t K = n[0], C = n[1], flipped = n[2];
-    bank a = {p[0], flipped ? K : C, flipped ? C : K, C, flipped};
-    float *u = p[1];
+    int64_t K = n[0], C = n[1], taps = n[2], groups = n[3], flipped = n[4];
+    bank a = {NULL, flipped ? K : C, flipped ? C : K, C, taps, flipped};
     int64_t panels = (a.made + WIDTH - 1) / WIDTH, slices = vectors(a.sums);
-#pragma omp parallel for collapse(2) schedule(static) if (K * C > PARALLEL_WORTH / POINTS)
-    for (int64_t panel = 0; panel < panels; panel++)
-        for (int64_t slice = 0; slice < slices; slice++)
-            slice_of_panel(&a, panel, slice, u + panel * panel_size(a.sums));
+#pragma omp parallel for collapse(2) schedule(static) if (groups * K * C > PARALLEL_WORTH / POINTS)
+    for (int64_t panel = 0; panel < groups * panels; panel++)
+        for (int64_t slice = 0; slice < slices; slice++) {
+            bank group = a;
+            group.f = (const float *)p[0] + panel / panels * K * taps * taps * C;
+            slice_of_panel(&group, panel % panels, slice,
+                           (float *)p[1] + panel * panel_size(a.sums));
+        }
 }
 
-/* The numbers of a block of tiles, V: 36 x groups of ROWS tiles x vectors of channels x ROWS x LANES. */
-static inline int64_t input_step(const shape *s, int64_t groups)
+/* The numbers of a block of tiles, V: 36 x bands of ROWS tiles x vectors of channels x ROWS x
+   LANES. */
+static inline int64_t input_step(const shape *s, int64_t bands)
 {
-    return odd(groups * vectors(s->C) * ROWS * LANES);
+    return odd(bands * vectors(s->C) * ROWS * LANES);
 }
 
-static void group_of_input(const shape *s, const float *x, int64_t group, const float *zeros,
-                           float *v, int64_t between)
+static void band_of_input(const shape *s, const float *x, int64_t band, const float *zeros,
+                          float *v, int64_t between)
 {
-    for (int64_t r = 0; r < ROWS && group * ROWS + r < s->tiles; r++)
-        tile_of_input(s, x, group * ROWS + r, 0, s->C, zeros, v + r * LANES, ROWS * LANES, between);
+    for (int64_t r = 0; r < ROWS && band * ROWS + r < s->tiles; r++)
+        tile_of_input(s, x, band * ROWS + r, 0, s->C, zeros, v + r * LANES, ROWS * LANES, between);
 }
 
-/* Multiply a block of tiles with the panels [first, last) of U, that u holds, and write the outputs. */
-static void multiply(const shape *s, const ending *e, int64_t group, int64_t groups, const float *v,
+/* Multiply a block of tiles with the panels [first, last) of U, that u holds; write the outputs. */
+static void multiply(const shape *s, const ending *e, int64_t band, int64_t bands, const float *v,
                      const float *u, int64_t first, int64_t last, float *m)
 {
-    int64_t v_step = input_step(s, groups), group_size = vectors(s->C) * ROWS * LANES;
-    int64_t m_size = ROWS * WIDTH, m_step = odd((last - first) * groups * m_size);
+    int64_t v_step = input_step(s, bands), band_size = vectors(s->C) * ROWS * LANES;
+    int64_t m_size = ROWS * WIDTH, m_step = odd((last - first) * bands * m_size);
     for (int point = 0; point < POINTS; point++)
         for (int64_t panel = first; panel < last; panel++) {
             int64_t wide = least(2, vectors(s->K - panel * WIDTH));
             const float *up = u + (panel - first) * panel_size(s->C) +
                               point * odd(s->C * wide * LANES);
-            for (int64_t g = 0; g < groups; g++)
-                product_of(least(ROWS, s->tiles - (group + g) * ROWS), wide,
-                           v + point * v_step + g * group_size, up, s->C,
-                           m + point * m_step + ((panel - first) * groups + g) * m_size);
+            for (int64_t b = 0; b < bands; b++)
+                product_of(least(ROWS, s->tiles - (band + b) * ROWS), wide,
+                           v + point * v_step + b * band_size, up, s->C,
+                           m + point * m_step + ((panel - first) * bands + b) * m_size);
         }
-    for (int64_t g = 0; g < groups; g++)
-        for (int64_t r = 0; r < ROWS && (group + g) * ROWS + r < s->tiles; r++)
+    for (int64_t b = 0; b < bands; b++)
+        for (int64_t r = 0; r < ROWS && (band + b) * ROWS + r < s->tiles; r++)
             for (int64_t k = first * WIDTH; k < least(s->K, last * WIDTH); k += LANES) {
                 int64_t panel = k / WIDTH, wide = least(2, vectors(s->K - panel * WIDTH));
-                const float *from = m + ((panel - first) * groups + g) * m_size +
-                                    r * wide * LANES + k % WIDTH;
-                tile_of_output(s, e, (group + g) * ROWS + r, k, least(LANES, s->K - k), from, m_step);
+                const float *from = m + ((panel - first) * bands + b) * m_size + r * wide * LANES +
+                                    k % WIDTH;
+                tile_of_output(s, e, (band + b) * ROWS + r, k, least(LANES, s->K - k), from,
+                               m_step);
             }
 }
 
-/* y = relu((the convolution of x + b + residual) .* (mask > 0)), where b, residual, mask may be
-   absent. Blocks of `groups` * ROWS tiles and `panels` panels of filters are computed at a time.
-   shared: the threads work at one block, each at some of its filters, else at a block each.
-   residual may be y. f: filters that are transformed while they are used, if shared; or NULL.
+/* How a group's tiles and filters are taken in turn, and the memory for it: zeros (C), v (shared,
+   or of each thread), m (of each thread). */
+typedef struct {
+    int64_t bands, panels, shared, threads;
+    float *zeros, *v, *m;
+} plan;
 
-   p: x, f, u (all; or of each thread, if f), b, residual, mask, y, zeros (C),
-      v (shared, or of each thread), m (of each thread)
-   n: batch, H, W, C, K, top, left, Y, X, flipped, relu, groups, panels, shared, threads */
-KERNEL(winograd)
+/* f: filters that are transformed to u while they are used; its f is NULL, if u holds them all. */
+static void convolve(const shape *s, const plan *a, const float *x, const bank *f, float *u,
+                     const ending *e)
 {
-    shape size = shape_of(n);
-    const float *x = p[0];
-    bank filters = {p[1], size.C, size.K, n[9] ? size.K : size.C, n[9]};
-    ending e = {p[3], p[4], p[5], p[6], n[10]};
-    float *u = p[2], *zeros = p[7], *v = p[8], *m = p[9];
-    int64_t most_groups = n[11], most_panels = n[12], shared = n[13], threads = n[14];
-    int64_t all_groups = (size.tiles + ROWS - 1) / ROWS, all_panels = (size.K + WIDTH - 1) / WIDTH;
-    int64_t v_size = POINTS * input_step(&size, most_groups), u_size = panel_size(size.C);
-    int64_t m_size = POINTS * odd(most_panels * most_groups * ROWS * WIDTH);
-    int64_t group_size = vectors(size.C) * ROWS * LANES;
-    memset(zeros, 0, 4 * size.C);
-    if (!shared) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-        for (int64_t group = 0; group < all_groups; group += most_groups) {
-            int64_t groups = least(most_groups, all_groups - group);
-            float *mine = v + omp_get_thread_num() * v_size;
-            for (int64_t g = 0; g < groups; g++)
-                group_of_input(&size, x, group + g, zeros, mine + g * group_size,
-                               input_step(&size, groups));
-            for (int64_t panel = 0; panel < all_panels; panel += most_panels)
-                multiply(&size, &e, group, groups, mine, u + panel * u_size, panel,
-                         least(all_panels, panel + most_panels), m + omp_get_thread_num() * m_size);
+    int64_t all_bands = (s->tiles + ROWS - 1) / ROWS, all_panels = (s->K + WIDTH - 1) / WIDTH;
+    int64_t v_size = POINTS * input_step(s, a->bands), u_size = panel_size(s->C);
+    int64_t m_size = POINTS * odd(a->panels * a->bands * ROWS * WIDTH);
+    int64_t band_size = vectors(s->C) * ROWS * LANES;
+    if (!a->shared) {
+#pragma omp parallel for schedule(static) num_threads(a->threads)
+        for (int64_t band = 0; band < all_bands; band += a->bands) {
+            int64_t bands = least(a->bands, all_bands - band);
+            float *v = a->v + omp_get_thread_num() * v_size;
+            float *m = a->m + omp_get_thread_num() * m_size;
+            for (int64_t b = 0; b < bands; b++)
+                band_of_input(s, x, band + b, a->zeros, v + b * band_size, input_step(s, bands));
+            for (int64_t panel = 0; panel < all_panels; panel += a->panels)
+                multiply(s, e, band, bands, v, u + panel * u_size, panel,
+                         least(all_panels, panel + a->panels), m);
         }
         return;
     }
-#pragma omp parallel num_threads(threads)
-    for (int64_t group = 0; group < all_groups; group += most_groups) {
-        int64_t groups = least(most_groups, all_groups - group), thread = omp_get_thread_num();
+#pragma omp parallel num_threads(a->threads)
+    for (int64_t band = 0; band < all_bands; band += a->bands) {
+        int64_t bands = least(a->bands, all_bands - band), thread = omp_get_thread_num();
 #pragma omp for schedule(static)
-        for (int64_t g = 0; g < groups; g++)
-            group_of_input(&size, x, group + g, zeros, v + g * group_size,
-                           input_step(&size, groups));
+        for (int64_t b = 0; b < bands; b++)
+            band_of_input(s, x, band + b, a->zeros, a->v + b * band_size, input_step(s, bands));
 #pragma omp for schedule(static)
-        for (int64_t panel = 0; panel < all_panels; panel += most_panels) {
-            int64_t end = least(all_panels, panel + most_panels);
-            float *panels = u + (filters.f ? thread * most_panels : panel) * u_size;
-            for (int64_t i = panel; filters.f && i < end; i++)
-                for (int64_t slice = 0; slice < vectors(size.C); slice++)
-                    slice_of_panel(&filters, i, slice, panels + (i - panel) * u_size);
-            multiply(&size, &e, group, groups, v, panels, panel, end, m + thread * m_size);
+        for (int64_t panel = 0; panel < all_panels; panel += a->panels) {
+            int64_t end = least(all_panels, panel + a->panels);
+            float *panels = u + (f->f ? thread * a->panels : panel) * u_size;
+            for (int64_t i = panel; f->f && i < end; i++)
+                for (int64_t slice = 0; slice < vectors(s->C); slice++)
+                    slice_of_panel(f, i, slice, panels + (i - panel) * u_size);
+            multiply(s, e, band, bands, a->v, panels, panel, end, a->m + thread * m_size);
         }
+    }
+}
+
+/* y = relu((the convolution of x + b + residual) .* (mask > 0)), where b, residual, mask may be
+   absent. Blocks of `bands` * ROWS tiles and `panels` panels of filters are computed at a time.
+   shared: the threads work at one block, each at some of its filters, else at a block each.
+   residual may be y. f: filters that are transformed while they are used, if shared; or NULL.
+
+   p: x, f, u (all; or of each thread, if f), b, residual, mask, y, zeros (C of a group),
+      v (shared, or of each thread), m (of each thread)
+   n: batch, H, W, C and K (of a group), top, left, Y, X, taps, groups; flipped, relu, bands,
+      panels, shared, threads */
+KERNEL(winograd)
+{
+    shape size = shape_of(n);
+    int64_t flipped = n[SIZES], relu = n[SIZES + 1];
+    plan a = {n[SIZES + 2], n[SIZES + 3], n[SIZES + 4], n[SIZES + 5], p[7], p[8], p[9]};
+    int64_t u_size = p[1] ? 0 : (size.K + WIDTH - 1) / WIDTH * panel_size(size.C);
+    memset(a.zeros, 0, 4 * size.C);
+    for (int64_t g = 0; g < size.groups; g++) {
+        const float *filters = shift(p[1], g * size.K * filter_size(&size));
+        bank f = {filters, size.C, size.K, flipped ? size.K : size.C, size.taps, flipped};
+        ending e = {shift(p[3], g * size.K), shift(p[4], g * size.K), shift(p[5], g * size.K),
+                    (float *)p[6] + g * size.K, relu};
+        convolve(&size, &a, (const float *)p[0] + g * size.C, &f, (float *)p[2] + g * u_size, &e);
     }
 }

@@ -1,7 +1,8 @@
-/* Convolutions with 3 x 3 filters by Winograd's algorithm F(4x4, 3x3): 36 multiplications for 16
-   outputs instead of 144 (Lavin and Gray, "Fast algorithms for convolutional neural networks").
+/* Convolutions with 3 x 3 and 5 x 5 filters by Winograd's algorithm: F(4x4, 3x3) takes 36
+   multiplications for 16 outputs instead of 144, F(2x2, 5x5) for 4 outputs instead of 100 (Lavin
+   and Gray, "Fast algorithms for convolutional neural networks").
 
-   A tile of 4 x 4 outputs reads 6 x 6 inputs. With the transforms of its rows and columns
+   A tile of 4 x 4, or 2 x 2, outputs reads 6 x 6 inputs. With transforms of its rows and columns
 
        V = B' x B,  U = G f G',  y = A' (sum over channels of U .* V) A
 
@@ -16,15 +17,16 @@
 
 #include "kernel.h"
 
+#define INLINE static inline __attribute__((always_inline))
 #define POINTS 36
-#define ROWS (LANES == 16 ? 14 : 6)    /* tiles of a product that stays in registers */
-#define WIDTH (2 * LANES)              /* its filters, and those of a panel of U */
+#define ROWS (LANES == 16 ? 14 : 6) /* tiles of a product that stays in registers */
+#define WIDTH (2 * LANES)           /* its filters, and those of a panel of U */
 
 static const float P = 0.70710678f, Q = 1.41421356f; /* the points, with P * Q = 1 */
 
 /* The transforms of a row. */
 
-static inline void transform_input(const vf d[6], vf t[6]) /* B' */
+INLINE void transform_input(const vf d[6], vf t[6]) /* B' */
 {
     vf even = d[4] - d[2] * 2, odd = (d[3] - d[1] * 2) * P;
     t[0] = d[0] - d[2] * 2.5f + d[4];
@@ -36,60 +38,63 @@ static inline void transform_input(const vf d[6], vf t[6]) /* B' */
     t[5] = d[1] - d[3] * 2.5f + d[5];
 }
 
-static inline void transform_output(const vf m[6], vf y[4]) /* A' */
+/* Values of the polynomial with `count` coefficients a at the points, those at +-P and +-Q times s
+   and S: A and G. At infinity it is the last coefficient. */
+INLINE void evaluate(const int count, const vf *a, float s, float S, vf t[6])
 {
-    vf even = m[1] + m[2], odd = (m[1] - m[2]) * P, EVEN = m[3] + m[4], ODD = (m[3] - m[4]) * Q;
-    y[0] = m[0] + even + EVEN;
-    y[1] = odd + ODD;
-    y[2] = even * 0.5f + EVEN * 2;
-    y[3] = odd * 0.5f + ODD * 2 + m[5];
-}
-
-static inline void transform_output_der(const vf y[4], vf t[6]) /* A */
-{
-    vf even = y[0] + y[2] * 0.5f, odd = (y[1] + y[3] * 0.5f) * P;
-    t[0] = y[0];
+    vf even = a[0], odd = a[1], EVEN = even, ODD = odd;
+    if (count > 2) even += a[2] * 0.5f, EVEN += a[2] * 2;
+    if (count > 3) odd += a[3] * 0.5f, ODD += a[3] * 2;
+    if (count > 4) even += a[4] * 0.25f, EVEN += a[4] * 4;
+    even *= s, odd *= s * P, EVEN *= S, ODD *= S * Q;
+    t[0] = a[0];
     t[1] = even + odd;
     t[2] = even - odd;
-    even = y[0] + y[2] * 2, odd = (y[1] + y[3] * 2) * Q;
-    t[3] = even + odd;
-    t[4] = even - odd;
-    t[5] = y[3];
+    t[3] = EVEN + ODD;
+    t[4] = EVEN - ODD;
+    t[5] = a[count - 1];
 }
 
-static inline void transform_filter(const vf f[3], vf t[6]) /* G */
+/* Its transpose: A' and G'. */
+INLINE void combine(const int count, const vf t[6], float s, float S, vf *a)
 {
-    vf even = (f[0] + f[2] * 0.5f) * (-2.f / 3), odd = f[1] * (-2.f / 3 * P);
-    t[0] = f[0];
-    t[1] = even + odd;
-    t[2] = even - odd;
-    even = (f[0] + f[2] * 2) * (1.f / 6), odd = f[1] * (1.f / 6 * Q);
-    t[3] = even + odd;
-    t[4] = even - odd;
-    t[5] = f[2];
+    vf even = (t[1] + t[2]) * s, odd = (t[1] - t[2]) * (s * P);
+    vf EVEN = (t[3] + t[4]) * S, ODD = (t[3] - t[4]) * (S * Q);
+    a[0] = t[0] + even + EVEN;
+    a[1] = odd + ODD;
+    if (count > 2) a[2] = even * 0.5f + EVEN * 2;
+    if (count > 3) a[3] = odd * 0.5f + ODD * 2;
+    if (count > 4) a[4] = even * 0.25f + EVEN * 4;
+    a[count - 1] += t[5];
 }
 
-static inline void transform_filter_der(const vf t[6], vf f[3]) /* G' */
-{
-    vf even = (t[1] + t[2]) * (-2.f / 3), EVEN = (t[3] + t[4]) * (1.f / 6);
-    f[0] = t[0] + even + EVEN;
-    f[1] = (t[1] - t[2]) * (-2.f / 3 * P) + (t[3] - t[4]) * (1.f / 6 * Q);
-    f[2] = even * 0.5f + EVEN * 2 + t[5];
-}
+#define OUTPUT 1, 1             /* s and S of A */
+#define FILTER -2.f / 3, 1.f / 6 /* and of G */
 
-/* The sizes of a convolution with stride 1: x is H W C, y is Y X K, for `batch` images. */
+/* The sizes of a convolution with stride 1: x is H W C, y is Y X K, for `batch` images; C and K are
+   those of one of the `groups`. */
 typedef struct {
-    int64_t batch, H, W, C, K, top, left, Y, X, across, down, tiles;
+    int64_t batch, H, W, C, K, top, left, Y, X, taps, groups;
+    int64_t side, x_pixel, y_pixel, across, down, tiles; /* side: outputs of a tile, in a row */
 } shape;
+
+#define SIZES 11 /* that are given in n */
 
 static inline shape shape_of(const int64_t *n)
 {
-    shape s = {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], 0, 0, 0};
-    s.down = (s.Y + 3) / 4, s.across = (s.X + 3) / 4, s.tiles = s.batch * s.down * s.across;
+    shape s = {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], 7 - n[9]};
+    s.x_pixel = s.groups * s.C, s.y_pixel = s.groups * s.K;
+    s.down = (s.Y + s.side - 1) / s.side, s.across = (s.X + s.side - 1) / s.side;
+    s.tiles = s.batch * s.down * s.across;
     return s;
 }
 
+/* A call of f with the size of filters as a literal: the compiler makes straight code of it. */
+#define BY_TAPS(taps, f, ...) ((taps) == 3 ? f(3, __VA_ARGS__) : f(5, __VA_ARGS__))
+
+static inline int64_t filter_size(const shape *s) { return s->taps * s->taps * s->C; }
 static inline int64_t vectors(int64_t count) { return (count + LANES - 1) / LANES; }
+static inline const float *shift(const float *a, int64_t by) { return a ? a + by : NULL; }
 
 /* Floats between two of the 36 numbers: an odd count of cache lines, so that 36 numbers of one
    tile lie in 36 sets of the cache. */
@@ -106,23 +111,29 @@ static inline void store_first(float *a, vf v, int64_t count)
     else store_some(a, v, count);
 }
 
-/* Where the size x size pixels of a map (H W C) from (row, column) are; `zeros` outside. */
-static inline void find_pixels(const float *map, int64_t H, int64_t W, int64_t C, int64_t row,
-                               int64_t column, int size, const float *zeros, const float **at)
+/* Where the size x size pixels of a map (H W) from (row, column) are; `zeros` outside. pixel:
+   floats from one to the next. */
+INLINE void find_pixels(const int size, const float *map, int64_t H, int64_t W, int64_t pixel,
+                        int64_t row, int64_t column, const float *zeros, const float **at)
 {
+    if (row >= 0 && column >= 0 && row + size <= H && column + size <= W) {
+        map += (row * W + column) * pixel;
+        for (int i = 0; i < size; i++, map += W * pixel)
+            for (int j = 0; j < size; j++) at[size * i + j] = map + j * pixel;
+        return;
+    }
     for (int i = 0; i < size; i++)
         for (int j = 0; j < size; j++) {
             int64_t y = row + i, x = column + j;
             int inside = y >= 0 && y < H && x >= 0 && x < W;
-            at[size * i + j] = inside ? map + (y * W + x) * C : zeros;
+            at[size * i + j] = inside ? map + (y * W + x) * pixel : zeros;
         }
 }
 
 /* The 36 numbers of the 6 x 6 pixels `at`, for `count` channels from c on, are written to v,
    `between` floats apart. */
-static inline __attribute__((always_inline)) void vector_of_input(const float *const *at, int64_t c,
-                                                                  int64_t count, float *v,
-                                                                  int64_t between)
+INLINE void vector_of_input(const float *const *at, int64_t c, int64_t count, float *v,
+                            int64_t between)
 {
     vf columns[6][6], d[6], t[6];
 #pragma GCC unroll 6
@@ -140,13 +151,14 @@ static inline __attribute__((always_inline)) void vector_of_input(const float *c
 
 /* Write the 36 numbers of tile t of x, channels [first, last), `between` floats apart: a vector of
    channels to v, the next to v + step, ... */
-static inline void tile_of_input(const shape *s, const float *x, int64_t tile, int64_t first, int64_t last,
-                          const float *zeros, float *v, int64_t step, int64_t between)
+static inline void tile_of_input(const shape *s, const float *x, int64_t tile, int64_t first,
+                                 int64_t last, const float *zeros, float *v, int64_t step,
+                                 int64_t between)
 {
     const float *at[36];
     int64_t n = tile / (s->down * s->across), row = tile / s->across % s->down, c = first;
-    find_pixels(x + n * s->H * s->W * s->C, s->H, s->W, s->C, 4 * row - s->top,
-                4 * (tile % s->across) - s->left, 6, zeros, at);
+    find_pixels(6, x + n * s->H * s->W * s->x_pixel, s->H, s->W, s->x_pixel,
+                s->side * row - s->top, s->side * (tile % s->across) - s->left, zeros, at);
     for (; c + LANES <= last; c += LANES, v += step) vector_of_input(at, c, LANES, v, between);
     if (c < last) vector_of_input(at, c, last - c, v, between);
 }

@@ -28,6 +28,10 @@ def profile(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of drawn images, and of a zoo network's weights.")] = 0,
     device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where to compute.")] = "cpu",
+    fast: Annotated[
+        bool,
+        typer.Option("--fast/--explicit", help="Programs of kernels, or layer after layer (CPU)."),
+    ] = True,
 ) -> None:
     """Measure every layer on random images: time, arithmetic, memory traffic, share of the peak."""
     from rich.console import Console
@@ -39,7 +43,7 @@ def profile(
     if training is None:
         training = any(node.layer.is_loss for node in net.graph.nodes)
     found = profile_network(
-        net, batch=batch, steps=steps, training=training, seed=seed, device=device
+        net, batch=batch, steps=steps, training=training, seed=seed, device=device, fast=fast
     )
     Console(highlight=False).print(*profile_tables(found))
     if trace is not None:

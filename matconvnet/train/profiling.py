@@ -5,6 +5,7 @@ import time
 import torch
 from torch import Tensor
 
+from matconvnet.fast.evaluator import FastEvaluator
 from matconvnet.fast.peaks import measure_peaks
 from matconvnet.nets.example import example_inputs
 from matconvnet.nets.network import Network
@@ -20,7 +21,7 @@ RATE = 1e-12  # of learning: an update takes its time, and the weights stay what
 
 def profile_network(
     net: Network, *, batch: int = 32, steps: int = 10, training: bool = True, seed: int = 0,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = "cpu", fast: bool = True,
 ) -> Profile:  # fmt: skip
     """Measure steps of training, or evaluations in test mode, on random images.
 
@@ -31,6 +32,7 @@ def profile_network(
         training: forward, backward and an update; else a forward pass alone.
         seed: of images, labels and masks.
         device: where to compute.
+        fast: as the trainer does by itself, with programs where they serve; else layer by layer.
 
     Raises: ValueError, if a network that has no loss shall be trained.
     """
@@ -41,26 +43,34 @@ def profile_network(
     with join(device) as world, Updater(net, TrainOptions(), world.server()) as updater:
         net.to(world.device)
         inputs = {name: value.to(world.device) for name, value in drawn.items()}
+        evaluator = FastEvaluator(net) if fast else net
         profile = Profile(net)
         for step in range(WARM_UP + steps):
             if step == WARM_UP:
                 profile = Profile(net)
             if training:
-                _train(net, inputs, updater, profile, batch)
+                _train(net, evaluator, inputs, updater, profile, batch)
             else:
-                record = net.eval(
+                record = evaluator.eval(
                     inputs, mode="test", conserve_memory=True, precious=inputs, sync=True
                 )
                 profile.add(record, batch)
         profile.peaks = measure_peaks(world.device)
+        if isinstance(evaluator, FastEvaluator):
+            profile.report = evaluator.report
     return profile
 
 
 def _train(
-    net: Network, inputs: dict[str, Tensor], updater: Updater, profile: Profile, batch: int
+    net: Network,
+    evaluator: Network | FastEvaluator,
+    inputs: dict[str, Tensor],
+    updater: Updater,
+    profile: Profile,
+    batch: int,
 ) -> None:
     """A step as the trainer takes it."""
-    record = net.eval(
+    record = evaluator.eval(
         inputs, dict(objectives(net, None)), conserve_memory=True, wanted_inputs=(),
         on_param=updater.push, out=updater.spare, sync=True,
     )  # fmt: skip

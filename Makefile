@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-PROJECT := pyproject.toml constraints.txt
+PROJECT := pyproject.toml constraints.txt hatch_build.py $(wildcard matconvnet/fast/kernels/*.[ch])
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help

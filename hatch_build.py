@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 try:
@@ -26,6 +27,11 @@ LEVELS = {"x86_64": {"avx512": "-march=skylake-avx512 -mprefer-vector-width=512"
                      "avx2": "-march=haswell", "base": ""}}  # fmt: skip
 
 
+def stamp_of(folder: Path) -> int:
+    """A number that changes with the source, as `matconvnet.fast.native` computes it, too."""
+    return zlib.crc32(b"".join(p.read_bytes() for p in sorted(folder.glob("*.[ch]"))))
+
+
 def compile_kernels() -> list[Path]:
     """Compile every level; returns the libraries. Says why, if there are none."""
     compiler = shlex.split(os.environ.get("CC", "cc"))
@@ -33,10 +39,13 @@ def compile_kernels() -> list[Path]:
         print(f"no kernels: compiler {compiler[0]!r} not found, or no Linux", file=sys.stderr)
         return []
     sources, made = sorted(map(str, FOLDER.glob("*.c"))), []
+    stamp = f"-DSTAMP={stamp_of(FOLDER)}"
     for level, flags in LEVELS.get(platform.machine(), {"base": ""}).items():
         library = FOLDER / f"kernels-{level}.so"
         fresh = library.with_suffix(f".{os.getpid()}")
-        command = [*compiler, *FLAGS.split(), *flags.split(), *sources, "-lm", "-o", str(fresh)]
+        command = [
+            *compiler, *FLAGS.split(), *flags.split(), stamp, *sources, "-lm", "-o", str(fresh)
+        ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             print(f"no kernels for {level}: {done.stderr[-2000:]}", file=sys.stderr)

@@ -263,7 +263,7 @@ def _winners(unit: Unit, shape: pooling.PoolShape, w: Writer) -> Tensor | None:
 def _pool_forward(unit: Unit, w: Writer) -> list[Call]:
     shape = _pool_shape(unit, w.shapes)
     x, y = w.value(unit.node.inputs[0]), w.value(unit.output)
-    return pooling.forward(shape, x, y, _winners(unit, shape, w), w.scratch)
+    return pooling.forward(shape, x, y, _winners(unit, shape, w))
 
 
 def _pool_backward(unit: Unit, w: Writer) -> list[Call]:
@@ -271,7 +271,7 @@ def _pool_backward(unit: Unit, w: Writer) -> list[Call]:
     if target is None:
         return []
     return pooling.backward(
-        shape, w.der(unit.output), _winners(unit, shape, w), target.der, w.scratch,
+        shape, w.der(unit.output), _winners(unit, shape, w), target.der,
         mask=target.mask, add=target.add,
     )  # fmt: skip
 

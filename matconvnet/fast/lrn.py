@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from matconvnet.blocks.lrn import parse
-from matconvnet.fast.native import Call
+from matconvnet.fast.native import Call, lanes
 
 Scratch = Callable[[int], Tensor]
 
-LANES = 16  # floats of the widest vectors
 STRIP = 2048  # floats of a workspace that stays in the nearest cache
 PARALLEL_WORTH = 1 << 14  # as in kernels/kernel.h
 
@@ -88,4 +87,4 @@ def _plan(x: Tensor, param: Sequence[float]) -> tuple[tuple[int, ...], tuple[flo
 
 def _whole(floats: int) -> int:
     """So many floats, in whole vectors."""
-    return -(-floats // LANES) * LANES
+    return -(-floats // lanes()) * lanes()

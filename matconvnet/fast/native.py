@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import functools
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,10 @@ def kernels() -> ctypes.CDLL | None:
             continue
         path = FOLDER / f"kernels-{level}.so"
         if path.exists():
-            with contextlib.suppress(OSError):  # compiled for another system
-                return ctypes.CDLL(str(path))
+            with contextlib.suppress(OSError, ValueError):  # of another system, or of no stamp
+                library = ctypes.CDLL(str(path))
+                if ctypes.c_int64.in_dll(library, "stamp").value == _stamp():
+                    return library
     return None
 
 
@@ -46,7 +49,23 @@ def missing() -> str:
         return ""
     if asked := os.environ.get("MATCONVNET_KERNELS"):
         return f"MATCONVNET_KERNELS is {asked!r}"
+    if any(FOLDER.glob("*.so")):
+        return "the kernels are older than their source, or of another system; reinstall matconvnet"
     return "the kernels were not compiled; reinstall matconvnet where there is a C compiler"
+
+
+def _stamp() -> int:
+    """A number that changes with the source of the kernels; see hatch_build.py."""
+    return zlib.crc32(b"".join(p.read_bytes() for p in sorted(FOLDER.glob("*.[ch]"))))
+
+
+@functools.cache
+def lanes() -> int:
+    """Numbers in a vector of the library that is loaded: 16, 8 or 4."""
+    library = kernels()
+    if library is None:
+        raise RuntimeError(missing())
+    return ctypes.c_int64.in_dll(library, "lanes").value
 
 
 class CallStruct(ctypes.Structure):

@@ -3,15 +3,12 @@
 All maps are float32 on the CPU, H W C N views of channels-last memory, and stay where they are.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from matconvnet.fast.native import Call
-
-Scratch = Callable[[int], Tensor]
 
 MEAN, MAXIMUM, MAXIMUM_BYTES, MAXIMUM_PLACES = range(4)  # as in kernels/pool.c
 
@@ -36,7 +33,6 @@ def forward(
     x: Tensor,
     y: Tensor,
     winners: Tensor | None,
-    scratch: Scratch,  # noqa: ARG001  all families take it
 ) -> list[Call]:
     """Reduce every window of `x` to one number, as the block `pool` does.
 
@@ -51,7 +47,6 @@ def forward(
         x: H x W x C x N map.
         y: Y x X x C x N, written.
         winners: shape of `y`, written; uint8, or int32 for windows of any size; None: not wanted.
-        scratch: not used.
 
     Returns: one call.
     Raises: ValueError, if bytes cannot tell the pixels of a window apart.
@@ -65,7 +60,6 @@ def backward(
     dzdy: Tensor,
     winners: Tensor | None,
     dzdx: Tensor,
-    scratch: Scratch,  # noqa: ARG001  all families take it
     *,
     mask: Tensor | None = None,
     add: bool = False,
@@ -80,7 +74,6 @@ def backward(
         dzdy: Y x X x C x N.
         winners: what `forward` wrote; None for the mean.
         dzdx: H x W x C x N, written.
-        scratch: not used.
         mask: shape of `dzdx`; where it is <= 0 the derivative becomes 0.
         add: add to what `dzdx` holds, before the mask.
 

@@ -212,10 +212,13 @@ def test_any_network_is_profiled_on_random_images(monkeypatch):
     monkeypatch.setattr("matconvnet.fast.peaks.SECONDS", 0.01)
     net = small_net(dtype=torch.float32)
     before = {name: value.clone() for name, value in net.values().items() if value is not None}
-    profile = profile_network(net, batch=3, steps=2)
-    assert (profile.evaluations, profile.images) == (2, 6)
-    assert profile.update > 0
-    assert all(c.backward.seconds for c in profile.layers.values())
+    for fast in (True, False):
+        profile = profile_network(net, batch=3, steps=2, fast=fast)
+        assert (profile.evaluations, profile.images) == (2, 6)
+        assert profile.update > 0
+        layers = profile.layers.values()
+        assert all(c.backward.seconds for c in layers if not (fast and c.type == "ReLU"))
+        assert bool(profile.report) == fast
     for name, value in before.items():
         torch.testing.assert_close(net.values()[name], value)
     profile = profile_network(net, batch=3, steps=1, training=False)

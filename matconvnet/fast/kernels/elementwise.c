@@ -218,10 +218,11 @@ KERNEL(channel_sums)
     const int64_t channels = n[1], count = n[0] * channels, some = 128;
     PARALLEL_FOR
     for (int64_t c = 0; c < channels; c += LANES) {
-        int64_t left = channels - c;
+        const int64_t first = most(0, least(c, channels - LANES)); /* the last overlap the others */
+        const int64_t left = channels - first;
         double totals[LANES] = {0};
         for (int64_t row = 0; row < n[0]; row += some) {
-            const float *from = a + row * channels + c;
+            const float *from = a + row * channels + first;
             int64_t rows = least(some, n[0] - row), i = 0;
             vf sum = {}, other = {}, third = {}, fourth = {}; /* to wait for no addition */
             for (; i + 4 <= rows; i += 4, from += 4 * channels) {
@@ -234,6 +235,6 @@ KERNEL(channel_sums)
             sum += other + third + fourth;
             for (int j = 0; j < LANES; j++) totals[j] += sum[j];
         }
-        for (int64_t j = 0; j < least(LANES, left); j++) sums[c + j] = (float)totals[j];
+        for (int64_t j = c; j < least(c + LANES, channels); j++) sums[j] = (float)totals[j - first];
     }
 }

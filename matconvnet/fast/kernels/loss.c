@@ -24,19 +24,12 @@ static inline vi among(int64_t count)
     return lane < (vi){} + (int32_t)least(count, LANES);
 }
 
-static inline vf get(const float *a, int64_t count) { return count >= LANES ? load(a) : load_some(a, count); }
-static inline void put(float *a, vf v, int64_t count)
-{
-    if (count >= LANES) store(a, v);
-    else store_some(a, v, count);
-}
-
 static float largest(const float *x, int64_t classes)
 {
     vf best = all(-INFINITY);
     for (int64_t d = 0; d < classes; d += LANES) {
         int64_t count = classes - d;
-        vf v = get(x + d, count);
+        vf v = load_left(x + d, count);
         best = larger(best, count >= LANES ? v : where(among(count), v, best));
     }
     float found = best[0];
@@ -50,9 +43,9 @@ static float powers(const float *x, float max, int64_t classes, float *y)
     vf sum = {};
     for (int64_t d = 0; d < classes; d += LANES) {
         int64_t count = classes - d;
-        vf power = vexp(get(x + d, count) - max);
+        vf power = vexp(load_left(x + d, count) - max);
         sum += count >= LANES ? power : where(among(count), power, (vf){});
-        if (y) put(y + d, power, count);
+        if (y) store_left(y + d, power, count);
     }
     return sum_lanes(sum);
 }
@@ -241,7 +234,7 @@ KERNEL(softmax_backward)
         const float *values = y + row * classes, *ders = dzdy + row * classes;
         vf product = {};
         for (int64_t d = 0; d < classes; d += LANES)
-            product += get(values + d, classes - d) * get(ders + d, classes - d);
+            product += load_left(values + d, classes - d) * load_left(ders + d, classes - d);
         float sum = sum_lanes(product);
         for (int64_t d = 0; d < classes; d++) dzdx[row * classes + d] = values[d] * (ders[d] - sum);
     }

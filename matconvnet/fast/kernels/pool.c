@@ -14,6 +14,9 @@ enum { MEAN, MAXIMUM, MAXIMUM_BYTES, MAXIMUM_PLACES }; /* MAXIMUM: winners are n
 
 #define INLINE static inline __attribute__((always_inline))
 
+#define WIDE 4 /* vectors of a window that are worked on together */
+#define EACH(k, vectors) _Pragma("GCC unroll 4") for (int k = 0; k < (vectors); k++)
+
 typedef uint8_t bytes __attribute__((vector_size(LANES)));
 typedef uint16_t shorts __attribute__((vector_size(2 * LANES)));
 typedef struct {
@@ -55,34 +58,45 @@ INLINE void put_places(void *winners, int64_t at, vi places, int kind, int count
     memcpy((uint8_t *)winners + at, &narrow, count);
 }
 
-/* Pool the window of rows v and columns u for `count` channels, from x, the first of the image's,
-   to y[at]. place: of the first pixel. A NaN wins, the last one of several; of equals the first. */
+/* Pool the window of rows v and columns u, for `vectors` vectors of `count` channels, from x, the
+   first of the image's, to y[at]. place: of the first pixel. A NaN wins, the last one of several; of
+   equals the first. */
 INLINE void pool_window(const float *x, float *y, void *winners, int64_t at, range v, range u,
-                        int64_t place, const int64_t *n, int kind, int count)
+                        int64_t place, const int64_t *n, int kind, int vectors, int count)
 {
     const int64_t width = n[2], channels = n[3];
-    vf best = load_left(x + (v.from * width + u.from) * channels, count), sum = {};
-    vi winner = (int32_t)place - (vi){};
+    const float *corner = x + (v.from * width + u.from) * channels;
+    vf best[WIDE];
+    vi winner[WIDE];
+    EACH(k, vectors)
+    {
+        best[k] = kind == MEAN ? (vf){} : load_left(corner + k * LANES, count);
+        winner[k] = (int32_t)place - (vi){};
+    }
     for (int64_t i = v.from; i < v.to; i++, place += n[5] - (u.to - u.from)) {
         const float *pixel = x + (i * width + u.from) * channels;
-        for (int64_t j = u.from; j < u.to; j++, place++, pixel += channels) {
-            vf value = load_left(pixel, count);
-            if (kind == MEAN) {
-                sum += value;
-                continue;
+        for (int64_t j = u.from; j < u.to; j++, place++, pixel += channels) EACH(k, vectors)
+            {
+                vf value = load_left(pixel + k * LANES, count);
+                if (kind == MEAN) {
+                    best[k] += value;
+                    continue;
+                }
+                vi wins = (value > best[k]) | (value != value);
+                best[k] = where(wins, value, best[k]);
+                if (kind != MAXIMUM) winner[k] = (wins & (int32_t)place) | (~wins & winner[k]);
             }
-            vi wins = (value > best) | (value != value);
-            best = where(wins, value, best);
-            if (kind != MAXIMUM) winner = (wins & (int32_t)place) | (~wins & winner);
-        }
     }
-    if (kind == MEAN) best = sum * (1.0f / ((v.to - v.from) * (u.to - u.from)));
-    store_left(y + at, best, count);
-    if (winners) put_places(winners, at, winner, kind, count);
+    EACH(k, vectors)
+    {
+        if (kind == MEAN) best[k] *= 1.0f / ((v.to - v.from) * (u.to - u.from));
+        store_left(y + at + k * LANES, best[k], count);
+        if (winners) put_places(winners, at + k * LANES, winner[k], kind, count);
+    }
 }
 
-INLINE void pool_row(const float *x, float *y, void *winners, int64_t row, const int64_t *n,
-                     int kind)
+INLINE void pool_row(const float *x, float *y, void *winners, int64_t row, range part,
+                     const int64_t *n, int kind)
 {
     const int64_t channels = n[3], image = row / n[10];
     const int64_t top = row % n[10] * n[6] - n[8];
@@ -92,13 +106,29 @@ INLINE void pool_row(const float *x, float *y, void *winners, int64_t row, const
         const int64_t left = j * n[7] - n[9], at = (row * n[11] + j) * channels;
         const range u = clipped(left, n[5], n[2]);
         const int64_t place = (v.from - top) * n[5] + u.from - left;
-        if (channels < LANES) pool_window(x, y, winners, at, v, u, place, n, kind, channels);
-        else
-            for (int64_t c = 0; c < channels; c += LANES) {
-                int64_t first = least(c, channels - LANES); /* the last ones overlap the others */
-                pool_window(x + first, y, winners, at + first, v, u, place, n, kind, LANES);
+        int64_t c = part.from;
+        if (channels < LANES) pool_window(x, y, winners, at, v, u, place, n, kind, 1, channels);
+        else {
+            for (; c + WIDE * LANES <= part.to; c += WIDE * LANES)
+                pool_window(x + c, y, winners, at + c, v, u, place, n, kind, WIDE, LANES);
+            for (; c < part.to; c += LANES) {
+                int64_t k = least(c, part.to - LANES); /* the last ones overlap the others */
+                pool_window(x + k, y, winners, at + k, v, u, place, n, kind, 1, LANES);
             }
+        }
     }
+}
+
+/* Into how many parts the channels of a row are split, so that a few rows serve all threads. */
+static int64_t parts_of(int64_t rows, int64_t channels)
+{
+    return rows < 64 ? most(channels / 256, 1) : 1;
+}
+
+/* Part i of the channels: whole blocks of vectors, but the last one has what is left, too. */
+static range part_of(int64_t i, int64_t parts, int64_t channels)
+{
+    return (range){i * 256, i == parts - 1 ? channels : (i + 1) * 256};
 }
 
 /* p: x, y, winners or NULL. */
@@ -107,36 +137,16 @@ KERNEL(pool_forward)
     const float *x = p[0];
     float *y = p[1];
     void *winners = p[2];
-    const int64_t rows = n[0] * n[10];
+    const int64_t rows = n[0] * n[10], parts = parts_of(rows, n[3]);
 #pragma omp parallel for schedule(static) if (n[0] * n[1] * n[2] * n[3] > PARALLEL_WORTH)
-    for (int64_t row = 0; row < rows; row++) {
-        if (n[12] == MEAN) pool_row(x, y, winners, row, n, MEAN);
-        else if (n[12] == MAXIMUM) pool_row(x, y, winners, row, n, MAXIMUM);
-        else if (n[12] == MAXIMUM_BYTES) pool_row(x, y, winners, row, n, MAXIMUM_BYTES);
-        else pool_row(x, y, winners, row, n, MAXIMUM_PLACES);
+    for (int64_t i = 0; i < rows * parts; i++) {
+        const int64_t row = i / parts;
+        const range part = part_of(i % parts, parts, n[3]);
+        if (n[12] == MEAN) pool_row(x, y, winners, row, part, n, MEAN);
+        else if (n[12] == MAXIMUM) pool_row(x, y, winners, row, part, n, MAXIMUM);
+        else if (n[12] == MAXIMUM_BYTES) pool_row(x, y, winners, row, part, n, MAXIMUM_BYTES);
+        else pool_row(x, y, winners, row, part, n, MAXIMUM_PLACES);
     }
-}
-
-/* What the windows of rows i and columns j give to `count` channels of pixel (v, u) of the padded
-   map. at: of the first channel in the first window of the image. */
-INLINE vf gather(const float *dzdy, const void *winners, int64_t at, range i, range j, int64_t v,
-                 int64_t u, const int64_t *n, int kind, int count)
-{
-    vf sum = {};
-    for (int64_t y = i.from; y < i.to; y++)
-        for (int64_t x = j.from; x < j.to; x++) {
-            int64_t from = at + (y * n[11] + x) * n[3], top = y * n[6], left = x * n[7];
-            vf der = load_left(dzdy + from, count);
-            if (kind == MEAN) {
-                range rows = clipped(top - n[8], n[4], n[1]);
-                range columns = clipped(left - n[9], n[5], n[2]);
-                sum += der * (1.0f / ((rows.to - rows.from) * (columns.to - columns.from)));
-            } else {
-                int32_t place = (v - top) * n[5] + u - left;
-                sum += where(fetch_places(winners, from, kind, count) == place, der, (vf){});
-            }
-        }
-    return sum;
 }
 
 /* Write `count` derivatives, the first `done` of which stand there already. */
@@ -151,8 +161,41 @@ INLINE void put_der(float *dzdx, vf der, const float *mask, int add, int done, i
     store_left(dzdx, der, count);
 }
 
+/* Write to dzdx[to], `vectors` vectors of `count` channels, what the windows of rows i and columns j
+   give to pixel (v, u) of the padded map. at: of the channels in the first window of the image. */
+INLINE void gather(const float *dzdy, const void *winners, int64_t at, range i, range j, int64_t v,
+                   int64_t u, float *dzdx, const float *mask, int64_t to, int done,
+                   const int64_t *n, int kind, int vectors, int count)
+{
+    vf sum[WIDE];
+    EACH(k, vectors) sum[k] = (vf){};
+    for (int64_t y = i.from; y < i.to; y++)
+        for (int64_t x = j.from; x < j.to; x++) {
+            const int64_t from = at + (y * n[11] + x) * n[3], top = y * n[6], left = x * n[7];
+            const range rows = clipped(top - n[8], n[4], n[1]);
+            const range columns = clipped(left - n[9], n[5], n[2]);
+            const float share = 1.0f / ((rows.to - rows.from) * (columns.to - columns.from));
+            const int32_t place = (v - top) * n[5] + u - left;
+            EACH(k, vectors)
+            {
+                vf der = load_left(dzdy + from + k * LANES, count);
+                if (kind == MEAN) sum[k] += der * share;
+                else {
+                    vi places = fetch_places(winners, from + k * LANES, kind, count);
+                    sum[k] += where(places == place, der, (vf){});
+                }
+            }
+        }
+    EACH(k, vectors)
+    {
+        int64_t c = to + k * LANES;
+        put_der(dzdx + c, sum[k], mask ? mask + c : NULL, n[13], done, count);
+    }
+}
+
 INLINE void pool_row_backward(const float *dzdy, const void *winners, float *dzdx,
-                              const float *mask, int64_t row, const int64_t *n, int kind)
+                              const float *mask, int64_t row, range part, const int64_t *n,
+                              int kind)
 {
     const int64_t channels = n[3], image = row / n[1], v = row % n[1] + n[8];
     const int64_t first = image * n[10] * n[11] * channels;
@@ -160,15 +203,19 @@ INLINE void pool_row_backward(const float *dzdy, const void *winners, float *dzd
     for (int64_t u = n[9]; u < n[9] + n[2]; u++) {
         const int64_t at = (row * n[2] + u - n[9]) * channels;
         const range j = windows_of(u, n[5], n[7], n[11]);
-        if (channels < LANES) {
-            vf der = gather(dzdy, winners, first, i, j, v, u, n, kind, channels);
-            put_der(dzdx + at, der, mask ? mask + at : NULL, n[13], 0, channels);
-        } else
-            for (int64_t c = 0; c < channels; c += LANES) {
-                int64_t k = least(c, channels - LANES); /* the last ones overlap the others */
-                vf der = gather(dzdy, winners, first + k, i, j, v, u, n, kind, LANES);
-                put_der(dzdx + at + k, der, mask ? mask + at + k : NULL, n[13], c - k, LANES);
+        int64_t c = part.from;
+        if (channels < LANES)
+            gather(dzdy, winners, first, i, j, v, u, dzdx, mask, at, 0, n, kind, 1, channels);
+        else {
+            for (; c + WIDE * LANES <= part.to; c += WIDE * LANES)
+                gather(dzdy, winners, first + c, i, j, v, u, dzdx, mask, at + c, 0, n, kind, WIDE,
+                       LANES);
+            for (; c < part.to; c += LANES) {
+                int64_t k = least(c, part.to - LANES); /* the last ones overlap the others */
+                gather(dzdy, winners, first + k, i, j, v, u, dzdx, mask, at + k, c - k, n, kind, 1,
+                       LANES);
             }
+        }
     }
 }
 
@@ -179,12 +226,14 @@ KERNEL(pool_backward)
     const float *dzdy = p[0], *mask = p[3];
     const void *winners = p[1];
     float *dzdx = p[2];
-    const int64_t rows = n[0] * n[1];
+    const int64_t rows = n[0] * n[1], parts = parts_of(rows, n[3]);
 #pragma omp parallel for schedule(static) if (rows * n[2] * n[3] > PARALLEL_WORTH)
-    for (int64_t row = 0; row < rows; row++) {
-        if (n[12] == MEAN) pool_row_backward(dzdy, winners, dzdx, mask, row, n, MEAN);
+    for (int64_t i = 0; i < rows * parts; i++) {
+        const int64_t row = i / parts;
+        const range part = part_of(i % parts, parts, n[3]);
+        if (n[12] == MEAN) pool_row_backward(dzdy, winners, dzdx, mask, row, part, n, MEAN);
         else if (n[12] == MAXIMUM_BYTES)
-            pool_row_backward(dzdy, winners, dzdx, mask, row, n, MAXIMUM_BYTES);
-        else pool_row_backward(dzdy, winners, dzdx, mask, row, n, MAXIMUM_PLACES);
+            pool_row_backward(dzdy, winners, dzdx, mask, row, part, n, MAXIMUM_BYTES);
+        else pool_row_backward(dzdy, winners, dzdx, mask, row, part, n, MAXIMUM_PLACES);
     }
 }

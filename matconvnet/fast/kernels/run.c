@@ -11,6 +11,12 @@ typedef struct {
     const double *s;
 } call;
 
+/* Numbers in a vector, by which some workspace is measured. */
+__attribute__((visibility("default"))) const int64_t lanes = LANES;
+
+/* Tells of which source the library was made; see hatch_build.py. */
+__attribute__((visibility("default"))) const int64_t stamp = STAMP;
+
 static double now(void)
 {
     struct timespec t;

@@ -14,7 +14,10 @@ import shutil
 import subprocess
 import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 try:
     from hatchling.builders.hooks.plugin.interface import BuildHookInterface
@@ -22,8 +25,10 @@ except ImportError:  # run as a program
     BuildHookInterface = object
 
 FOLDER = Path(__file__).parent / "matconvnet" / "fast" / "kernels"
-FLAGS = "-O3 -std=gnu11 -fPIC -shared -fvisibility=hidden -fopenmp -fno-math-errno -Wall"
-LEVELS = {"x86_64": {"avx512": "-march=skylake-avx512 -mprefer-vector-width=512",
+FLAGS = "-O3 -std=gnu11 -fPIC -fvisibility=hidden -fopenmp -fno-math-errno -Wall"
+WIDE = "-mprefer-vector-width=512"
+LEVELS = {"x86_64": {"avx512_bf16": f"-march=cooperlake {WIDE}",
+                     "avx512": f"-march=skylake-avx512 {WIDE}",
                      "avx2": "-march=haswell", "base": ""}}  # fmt: skip
 
 
@@ -38,21 +43,46 @@ def compile_kernels() -> list[Path]:
     if not sys.platform.startswith("linux") or shutil.which(compiler[0]) is None:
         print(f"no kernels: compiler {compiler[0]!r} not found, or no Linux", file=sys.stderr)
         return []
-    sources, made = sorted(map(str, FOLDER.glob("*.c"))), []
-    stamp = f"-DSTAMP={stamp_of(FOLDER)}"
-    for level, flags in LEVELS.get(platform.machine(), {"base": ""}).items():
+    levels = LEVELS.get(platform.machine(), {"base": ""})
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:
+        build = Build(compiler, Path(folder), pool)
+        return [
+            library for level, flags in levels.items() if (library := build.level(level, flags))
+        ]
+
+
+class Build(NamedTuple):
+    """A compiler at work in a folder, on several files at a time."""
+
+    compiler: list[str]
+    folder: Path
+    pool: ThreadPoolExecutor
+
+    def level(self, level: str, flags: str) -> Path | None:
+        """Compile the library of a level, every file for float32 and for bfloat16 maps."""
         library = FOLDER / f"kernels-{level}.so"
-        fresh = library.with_suffix(f".{os.getpid()}")
-        command = [
-            *compiler, *FLAGS.split(), *flags.split(), stamp, *sources, "-lm", "-o", str(fresh)
-        ]  # fmt: skip
+        flags = f"{FLAGS} {flags} -DSTAMP={stamp_of(FOLDER)}"
+        jobs = [
+            ([*flags.split(), *half, "-c", str(source)], f"{source.stem}{''.join(half)}.{level}.o")
+            for source in sorted(FOLDER.glob("*.c"))
+            for half in ([], ["-DHALF"])
+        ]
+        objects = [str(self.folder / name) for _, name in jobs]
+        done = list(self.pool.map(lambda job: self._run(*job), jobs))
+        fresh = f"{library.stem}.fresh"
+        done.append(self._run([*FLAGS.split(), "-shared", *objects, "-lm"], fresh))
+        if wrong := [text for text in done if text]:
+            print(f"no kernels for {level}: {wrong[0][-2000:]}", file=sys.stderr)
+            return None
+        beside = library.with_suffix(f".{os.getpid()}")  # replaced at once: others may load it
+        shutil.move(self.folder / fresh, beside)
+        return beside.replace(library)
+
+    def _run(self, arguments: list[str], output: str) -> str:
+        """Make a file of the folder; returns what went wrong."""
+        command = [*self.compiler, *arguments, "-o", str(self.folder / output)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            print(f"no kernels for {level}: {done.stderr[-2000:]}", file=sys.stderr)
-            continue
-        fresh.replace(library)
-        made.append(library)
-    return made
+        return done.stderr or "failed" if done.returncode else ""
 
 
 class CustomBuildHook(BuildHookInterface):

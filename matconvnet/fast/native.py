@@ -21,6 +21,9 @@ FOLDER = Path(__file__).parent / "kernels"
 LEVELS = {"AVX512": ("avx512", "avx2", "base"), "AVX2": ("avx2", "base")}
 """Libraries that a machine can run, the fastest first, by what torch finds of its instructions."""
 
+HAS_BF16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+"""The machine multiplies bfloat16 numbers: level "avx512_bf16" comes before the others."""
+
 Address = Tensor | int | None
 
 
@@ -28,10 +31,12 @@ Address = Tensor | int | None
 def kernels() -> ctypes.CDLL | None:
     """The library for this machine; None, if there is none.
 
-    The environment's MATCONVNET_KERNELS asks for one level ("avx512", "avx2", "base") or "off".
+    The environment's MATCONVNET_KERNELS asks for one level ("avx512_bf16", "avx512", "avx2",
+    "base") or "off".
     """
     asked = os.environ.get("MATCONVNET_KERNELS", "")
-    for level in LEVELS.get(torch.backends.cpu.get_cpu_capability(), ("base",)):
+    levels = LEVELS.get(torch.backends.cpu.get_cpu_capability(), ("base",))
+    for level in ("avx512_bf16", *levels) if HAS_BF16 else levels:
         if asked not in ("", level):
             continue
         path = FOLDER / f"kernels-{level}.so"
@@ -66,6 +71,11 @@ def lanes() -> int:
     if library is None:
         raise RuntimeError(missing())
     return ctypes.c_int64.in_dll(library, "lanes").value
+
+
+def of_maps(name: str, x: Tensor) -> str:
+    """The kernel `name` for maps of the type of `x`: float32 or bfloat16."""
+    return f"{name}_bf16" if x.dtype == torch.bfloat16 else name
 
 
 class CallStruct(ctypes.Structure):

@@ -193,7 +193,7 @@ def _rows() -> int:
     """Tiles of a product that stays in registers."""
     library = kernels()
     assert library is not None
-    return (ctypes.c_int64 * 2).in_dll(library, "winograd_registers")[1]
+    return ctypes.c_int64.in_dll(library, "winograd_rows").value
 
 
 def _geometry(shape: ConvShape) -> list[int]:

@@ -4,6 +4,8 @@
 
 #include "kernel.h"
 
+#ifndef HALF /* it is about no maps */
+
 typedef struct {
     kernel *function;
     void *const *p;
@@ -12,10 +14,10 @@ typedef struct {
 } call;
 
 /* Numbers in a vector, by which some workspace is measured. */
-__attribute__((visibility("default"))) const int64_t lanes = LANES;
+VISIBLE const int64_t lanes = LANES;
 
 /* Tells of which source the library was made; see hatch_build.py. */
-__attribute__((visibility("default"))) const int64_t stamp = STAMP;
+VISIBLE const int64_t stamp = STAMP;
 
 static double now(void)
 {
@@ -25,7 +27,7 @@ static double now(void)
 }
 
 /* Run calls[0 ... count - 1]. seconds: where the time of each is added, or NULL. */
-__attribute__((visibility("default"))) void run(const call *calls, int64_t count, double *seconds)
+VISIBLE void run(const call *calls, int64_t count, double *seconds)
 {
     for (int64_t i = 0; i < count; i++) {
         double start = seconds ? now() : 0;
@@ -33,3 +35,5 @@ __attribute__((visibility("default"))) void run(const call *calls, int64_t count
         if (seconds) seconds[i] += now() - start;
     }
 }
+
+#endif

@@ -2,8 +2,10 @@
 
 #include "winograd.h"
 
-/* LANES and ROWS, by which the scratch memory is measured. */
-__attribute__((visibility("default"))) const int64_t winograd_registers[2] = {LANES, ROWS};
+/* By which the scratch memory is measured. */
+#ifndef HALF
+VISIBLE const int64_t winograd_rows = ROWS;
+#endif
 
 /* What is done with the sums before they are written. */
 typedef struct {

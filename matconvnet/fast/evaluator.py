@@ -8,8 +8,9 @@ from torch import Tensor
 
 from matconvnet.executor import OnParam, Record
 from matconvnet.fast.native import missing
+from matconvnet.fast.precision import LOW, with_precision
 from matconvnet.fast.program import Program
-from matconvnet.fast.writer import Task
+from matconvnet.fast.writer import Stepping, Task
 from matconvnet.geometry import variable_sizes
 from matconvnet.graph import Graph, build
 from matconvnet.layer import Context
@@ -33,17 +34,18 @@ class Options(NamedTuple):
     wanted_inputs: frozenset[str] | None = None
     frozen: frozenset[str] = frozenset()
     recompute: bool = False
+    stepping: Stepping | None = None
 
 
 class Programs:
     """Programs for one graph, by the shapes of inputs and the options of evaluations.
 
-    constant: the parameters will not change, so that filters are packed only once. params: their
-    values when last looked at.
+    constant: the parameters will not change, so that filters are packed only once. maps: the type
+    in which maps are kept, float32 or bfloat16. params: their values when last looked at.
     """
 
-    def __init__(self, graph: Graph, *, constant: bool = False):
-        self.graph, self.constant = graph, constant
+    def __init__(self, graph: Graph, *, constant: bool = False, maps: torch.dtype = torch.float32):
+        self.graph, self.constant, self.maps = graph, constant, maps
         self.made: dict[Any, Program] = {}
         self._block: Tensor | None = None
         self.params: Mapping[str, Tensor | None] = {}
@@ -60,8 +62,8 @@ class Programs:
         for v, value in inputs.items():
             if not isinstance(value, Tensor) or value.device.type != "cpu":
                 return None, {}, f"input {v!r} is no tensor on the CPU"
-            if value.dtype == torch.float32 and value.dim() == 4:
-                maps[v] = channels_last(value)
+            if value.dtype in (torch.float32, self.maps) and value.dim() == 4:
+                maps[v] = channels_last(value).to(self.maps)
             elif value.dtype in CLASSES:
                 labels = value.to(torch.int64)
                 maps[v] = channels_last(labels) if value.dim() == 4 else labels.contiguous()
@@ -127,11 +129,12 @@ class Programs:
             found[v] = tuple(int(n) for n in size)
         found.update((v, tuple(x.shape)) for v, x in maps.items())
         found.update((v, ()) for n in graph.nodes if n.layer.is_loss for v in n.outputs)
-        types = {v: x.dtype for v, x in maps.items() if x.dtype != torch.float32}
+        types = {v: x.dtype for v, x in maps.items() if not x.is_floating_point()}
         keep = options.precious & set(graph.producer)
         return Task(
             graph, found, types, self.params, options.mode == "normal", options.ders,
             options.wanted_inputs, keep, options.frozen, self.constant, options.recompute,
+            self.maps, options.stepping,
         )  # fmt: skip
 
 
@@ -148,18 +151,36 @@ def _evaluated(graph: Graph, inputs: Mapping[str, Tensor]) -> Graph:
 class FastEvaluator:
     """Evaluates a network as `Network.eval` does, faster: by a program for every shape of inputs.
 
-    Programs compute in float32 on the CPU, where the kernels were compiled, and conserve memory.
-    Everything else is evaluated explicitly. Maps in a record lie in memory that the next evaluation
-    uses again. Frozen parameters (train_method "none") get no derivative.
+    Programs compute on the CPU, where the kernels were compiled, from float32 parameters, and
+    conserve memory. Everything else is evaluated explicitly. Maps in a record lie in memory that the
+    next evaluation uses again. Frozen parameters (train_method "none") get no derivative.
+
+    precision: "fp32", or "bf16": maps and their derivatives are bfloat16; sums and products of
+    parameters stay float32. stepping: updates parameters within the backward pass, where their
+    complete derivatives would be handed to `on_param`; those are not handed on then.
 
     report: of the last evaluation, by layer what was done or why nothing was; or why there was no
     program, by "".
     """
 
-    def __init__(self, net: Network):
-        self.net = net
-        self.programs = Programs(net.graph)
+    def __init__(self, net: Network, precision: str = "fp32"):
+        if precision == "fp16":
+            raise ValueError("precision is 'fp16'; wanted fp32, tf32 or bf16, which have kernels")
+        self.net, self.explicit = net, with_precision(net, precision)
+        self.programs = Programs(net.graph, maps=LOW.get(precision, torch.float32))
+        self._stepping: Stepping | None = None
         self.report: list[tuple[str, str]] = []
+
+    @property
+    def stepping(self) -> Stepping | None:
+        """What updates parameters within the backward pass."""
+        return self._stepping
+
+    @stepping.setter
+    def stepping(self, stepping: Stepping | None) -> None:
+        if stepping is not self._stepping:
+            self.programs.made.clear()  # they would keep alive what the old one updates
+        self._stepping = stepping
 
     def eval(
         self,
@@ -188,11 +209,12 @@ class FastEvaluator:
                     tuple(ders or ()), mode, frozenset((*self.net.precious, *precious)),
                     None if wanted_inputs is None else frozenset(wanted_inputs),
                     self._frozen(), recompute,
+                    self._stepping if ders and on_param is not None and not accumulate else None,
                 ),
             )  # fmt: skip
         if program is None:
             self.report = [("", why)]
-            return self.net.eval(
+            return self.explicit.eval(
                 inputs, ders, mode=mode, generator=generator, record=record, depth=depth,
                 conserve_memory=conserve_memory, precious=precious, accumulate=accumulate,
                 on_param=on_param, wanted_inputs=wanted_inputs, out=out, recompute=recompute,
@@ -217,7 +239,7 @@ class FastEvaluator:
     ) -> tuple[Program | None, dict[str, Tensor], str]:
         """The program for an evaluation; see `Programs.find`."""
         if self.net.graph is not self.programs.graph:
-            self.programs = Programs(self.net.graph)
+            self.programs = Programs(self.net.graph, maps=self.programs.maps)
         return self.programs.find(inputs, values, options)
 
     def _frozen(self) -> frozenset[str]:

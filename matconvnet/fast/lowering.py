@@ -14,6 +14,7 @@ from matconvnet.blocks.lrn import LRN
 from matconvnet.blocks.pool import Pooling
 from matconvnet.blocks.relu import ReLU
 from matconvnet.blocks.sigmoid import Sigmoid
+from matconvnet.blocks.softmax import Softmax
 from matconvnet.blocks.softmaxloss import SoftmaxLoss
 from matconvnet.blocks.sum import Sum
 from matconvnet.fast import bnorm, conv, elementwise, loss, lrn, pooling, winograd
@@ -57,8 +58,15 @@ class Writer(Protocol):
         """The derivative of a variable, complete."""
         ...
 
-    def target(self, v: str) -> Target | None:
-        """Where the next share of a variable's derivative goes; None, if nobody wants it."""
+    def target(self, v: str, masked: bool = False) -> Target | None:
+        """Where the next share of a variable's derivative goes; None, if nobody wants it.
+
+        masked: the share is 0 anyway where the variable is not positive.
+        """
+        ...
+
+    def is_rectified(self, v: str) -> bool:
+        """Whether a variable is what a ReLU gives, whose derivative is part of the variable's."""
         ...
 
     def hand_on(self, source: str, v: str, alone: bool) -> list[Call]:
@@ -267,7 +275,9 @@ def _pool_forward(unit: Unit, w: Writer) -> list[Call]:
 
 
 def _pool_backward(unit: Unit, w: Writer) -> list[Call]:
-    shape, target = _pool_shape(unit, w.shapes), w.target(unit.node.inputs[0])
+    shape, (v,) = _pool_shape(unit, w.shapes), unit.node.inputs
+    is_masked = False and shape.method == "max" and w.is_rectified(v)  # a winner is positive, or y is not
+    target = w.target(v, masked=is_masked)
     if target is None:
         return []
     return pooling.backward(
@@ -330,6 +340,21 @@ def _sigmoid_backward(unit: Unit, w: Writer) -> list[Call]:
         return []
     y, dzdy = w.value(unit.output), w.der(unit.output)
     return elementwise.sigmoid_backward(y, dzdy, target.der, target.add) + _masked(target)
+
+
+def _softmax_forward(unit: Unit, w: Writer) -> list[Call]:
+    return loss.softmax_forward(w.value(unit.node.inputs[0]), w.value(unit.output))
+
+
+def _softmax_backward(unit: Unit, w: Writer) -> list[Call]:
+    y, dzdy, target = w.value(unit.output), w.der(unit.output), w.target(unit.node.inputs[0])
+    if target is None:
+        return []
+    if not target.add:
+        return loss.softmax_backward(y, dzdy, target.der) + _masked(target)
+    share = w.scratch(y.numel()).view(y.dtype).as_strided(y.shape, y.stride())
+    calls = loss.softmax_backward(y, dzdy, share)
+    return calls + elementwise.copy(share, target.der, mask=target.mask, add=True)
 
 
 def _sum_hindrance(node: Node, shapes: Shapes) -> str:
@@ -407,7 +432,7 @@ def _loss_backward(unit: Unit, w: Writer) -> list[Call]:
     if not target.add:
         calls = loss.softmaxlog_backward(x, labels, w.der(unit.output), target.der)
         return calls + _masked(target)
-    share = w.scratch(x.numel()).as_strided(x.shape, x.stride())
+    share = w.scratch(x.numel()).view(x.dtype).as_strided(x.shape, x.stride())
     calls = loss.softmaxlog_backward(x, labels, w.der(unit.output), share)
     return calls + elementwise.copy(share, target.der, mask=target.mask, add=True)
 
@@ -418,6 +443,7 @@ FAMILIES: dict[type[Layer], Family] = {
     Pooling: Family(_always, _pool_forward, _pool_backward),
     LRN: Family(_always, _lrn_forward, _lrn_backward),
     ReLU: Family(_always, _relu_forward, _relu_backward),
+    Softmax: Family(_always, _softmax_forward, _softmax_backward),
     Sigmoid: Family(_always, _sigmoid_forward, _sigmoid_backward),
     Sum: Family(_sum_hindrance, _sum_forward, _sum_backward),
     Concat: Family(_concat_hindrance, _concat_forward, _concat_backward),

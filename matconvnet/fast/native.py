@@ -93,7 +93,8 @@ class Call:
     """A kernel with its arguments, ready to run any number of times.
 
     Tensors are kept alive, and must stay where they are in memory. `addresses`, `numbers` and
-    `scalars` may be changed in place between runs.
+    `scalars` may be changed in place between runs. Scalars that are an array of float64 are not
+    copied: several calls may share them.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Call:
         name: str,
         addresses: Sequence[Address],
         numbers: Sequence[int] = (),
-        scalars: Sequence[float] = (),
+        scalars: Sequence[float] | np.ndarray = (),
     ):
         library = kernels()
         if library is None:
@@ -110,7 +111,7 @@ class Call:
         self.tensors = [a for a in addresses if isinstance(a, Tensor)]
         self.addresses = np.array([_address(a) for a in addresses], np.uint64)
         self.numbers = np.array(numbers, np.int64)
-        self.scalars = np.array(scalars, np.float64)
+        self.scalars = np.ascontiguousarray(scalars, np.float64)
         self.function: Any = getattr(library, name)
         pointers = (a.ctypes.data for a in (self.addresses, self.numbers, self.scalars))
         self.pointers = tuple(ctypes.c_void_p(pointer) for pointer in pointers)

@@ -5,7 +5,7 @@ The same code writes it twice, first over a `Planner`, then over an `Arena`; see
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -22,6 +22,18 @@ from matconvnet.layer import Call as LayerCall
 from matconvnet.layout import empty_map
 
 
+class Stepping(Protocol):
+    """Updates parameters within the backward pass, so that their derivatives are not kept."""
+
+    def serves(self, p: str) -> bool:
+        """Whether it updates a parameter."""
+        ...
+
+    def calls(self, p: str, der: Tensor, first: int) -> list[Call]:
+        """Update a parameter by a derivative, or its numbers from `first` on by a part of it."""
+        ...
+
+
 class Task(NamedTuple):
     """What a program computes.
 
@@ -30,7 +42,8 @@ class Task(NamedTuple):
     whose derivative comes from outside; none: forward only. wanted_inputs: as in
     `executor.backward`. keep: variables whose value (and derivative) is kept to the end. frozen:
     parameters whose derivative nobody wants. constant: the parameters will not change. recompute:
-    cheap values are not kept for the backward pass, but made again.
+    cheap values are not kept for the backward pass, but made again. maps: type of all maps, float32
+    or bfloat16. stepping: what updates parameters within the backward pass, if anything does.
     """
 
     graph: Graph
@@ -44,6 +57,8 @@ class Task(NamedTuple):
     frozen: frozenset[str] = frozenset()
     constant: bool = False
     recompute: bool = False
+    maps: torch.dtype = torch.float32
+    stepping: Stepping | None = None
 
     @property
     def shown(self) -> set[str]:
@@ -68,6 +83,7 @@ class ProgramWriter:
         self.ders: dict[str, Tensor] = {}
         self.param_ders: dict[str, Tensor] = {}
         self._packed: list[Call] = []
+        self._stepped = set[str]()
         self._keys: dict[str, object] = {v: ("given", v) for v in task.ders}
         self._shared: set[object] = set(self._keys.values())
         self._pending = Counter[str]()
@@ -100,10 +116,16 @@ class ProgramWriter:
             self.memory.now = self._end - self.units.index(unit)
             self._fresh = []
             family = FAMILIES[type(unit.node.layer)] if unit.native else None
-            work = family.backward(unit, self) if family else self._differentiate(unit)
+            params = tuple(dict.fromkeys(unit.node.params))
+            if family:
+                work = family.backward(unit, self)
+                work += [call for p in params if p in self._stepped for call in self._step(p)]
+                params = tuple(p for p in params if p not in self._stepped)
+            else:
+                work = self._differentiate(unit)
             if self._fresh:
                 backward.append(Item(unit, self._fresh))
-            backward.append(Item(unit, work, tuple(dict.fromkeys(unit.node.params))))
+            backward.append(Item(unit, work, params))
         for v in (*self.task.graph.inputs, *self.task.keep):
             if v in self._keys:
                 self.ders[v] = self.der(v)
@@ -119,26 +141,30 @@ class ProgramWriter:
             if key not in self._remade:
                 self._remade.add(key)
                 self._fresh += again(unit, self)
-            return self.memory.tensor(key, self.shapes[v])
-        return self.memory.tensor(("value", v), self.shapes[v])
+            return self.memory.tensor(key, self.shapes[v], self._type(v))
+        return self.memory.tensor(("value", v), self.shapes[v], self._type(v))
 
     def der(self, v: str) -> Tensor:
         """See `Writer`."""
         key = self._keys[v]
         if key == ("given", v):
             return self.given[v]
-        return self.memory.tensor(key, self.shapes[v])
+        return self.memory.tensor(key, self.shapes[v], self._type(v))
 
-    def target(self, v: str) -> Target | None:
+    def target(self, v: str, masked: bool = False) -> Target | None:
         """See `Writer`."""
         if v not in self._wanted:
             return None
-        is_first, mask = self._share(v)
+        is_first, mask = self._share(v, masked)
         if is_first:
             self._keys[v] = ("der", v)
         if v in self.task.keep or v in self.task.graph.inputs:
             self._shared.add(self._keys[v])
         return Target(self.der(v), not is_first, mask)
+
+    def is_rectified(self, v: str) -> bool:
+        """See `Writer`."""
+        return v in self._rectified
 
     def hand_on(self, source: str, v: str, alone: bool) -> list[Call]:
         """See `Writer`: the tensor itself is handed on where nobody is disturbed by that."""
@@ -165,13 +191,23 @@ class ProgramWriter:
 
     def param_der(self, p: str) -> Tensor | None:
         """See `Writer`."""
-        value = self.task.params[p]
+        value, stepping = self.task.params[p], self.task.stepping
         if value is None or p in self.task.frozen:
             return None
+        if stepping is not None and stepping.serves(p):
+            self._stepped.add(p)
+            return self.memory.tensor(("derivative", p), tuple(value.shape))
         if p not in self.param_ders:
             device = "meta" if isinstance(self.memory, Planner) else None
             self.param_ders[p] = torch.empty_like(value, device=device)
         return self.param_ders[p]
+
+    def _step(self, p: str) -> list[Call]:
+        """Update a parameter by the derivative that has just been written."""
+        der, stepping = self.param_der(p), self.task.stepping
+        assert der is not None
+        assert stepping is not None
+        return stepping.calls(p, der, 0)
 
     def saved(self, unit: Unit, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """See `Writer`."""
@@ -206,16 +242,24 @@ class ProgramWriter:
 
     def _outside(self, v: str) -> Tensor:
         """A stand-in for a tensor from outside, with an address, but never touched."""
-        like = torch.empty((), dtype=self.task.types.get(v, torch.float32))
+        like = torch.empty((), dtype=self._type(v))
         if isinstance(self.memory, Planner):
             like = like.to("meta")
         return empty_map(self.shapes[v], like)
 
-    def _share(self, v: str) -> tuple[bool, Tensor | None]:
-        """Count a share of a derivative: is it the first; what masks it, if it is the last."""
+    def _type(self, v: str) -> torch.dtype:
+        """Of a variable: a given one, a loss, or a map."""
+        return self.task.types.get(v, self.task.maps if self.shapes[v] else torch.float32)
+
+    def _share(self, v: str, masked: bool = False) -> tuple[bool, Tensor | None]:
+        """Count a share of a derivative: is it the first; what masks it, if it is the last.
+
+        masked: it is masked already, so that only other shares need it.
+        """
         self._pending[v] -= 1
-        is_last = not self._pending[v] and v in self._rectified
-        return v not in self._keys, self.value(v) if is_last else None
+        is_first = v not in self._keys
+        is_last = not self._pending[v] and v in self._rectified and not (is_first and masked)
+        return is_first, self.value(v) if is_last else None
 
     def _active(self) -> list[Unit]:
         """Units that take part in the backward pass: they know the derivatives of their outputs."""
@@ -239,7 +283,7 @@ class ProgramWriter:
         fixed = {v: self.value(v) for v in (*node.inputs, *node.outputs)}
 
         def step(run: Run) -> None:
-            inputs = tuple(run.inputs.get(v, fixed[v]) for v in node.inputs)
+            inputs = tuple(_single(run.inputs.get(v, fixed[v])) for v in node.inputs)
             given = tuple(run.params[p] for p in node.params)
             outputs, run.saved[node.name] = node.layer.forward(inputs, given, run.ctx)
             for v, value in zip(node.outputs, outputs, strict=True):
@@ -264,7 +308,7 @@ class ProgramWriter:
         def of(kind: str, run: Run) -> tuple[Tensor | None, ...]:
             if kind not in layer.needs:
                 return (None,) * len(needs[kind])
-            return tuple(run.inputs.get(v, fixed[v]) for v in needs[kind])
+            return tuple(_single(run.inputs.get(v, fixed[v])) for v in needs[kind])
 
         def step(run: Run) -> None:
             call = LayerCall(
@@ -275,7 +319,7 @@ class ProgramWriter:
                 run.ctx,
                 tuple(target is not None for target in targets),
             )
-            ders, der_params = layer.backward(call, der_outputs)
+            ders, der_params = layer.backward(call, tuple(map(_single, der_outputs)))
             for v, target, der in zip(node.inputs, targets, ders, strict=True):
                 if target is not None:
                     _deliver(target, der)
@@ -287,6 +331,11 @@ class ProgramWriter:
                     run.param_ders[p] = der if old is None else old + der
 
         return step
+
+
+def _single(x: Tensor) -> Tensor:
+    """A tensor as layers without kernels read it: in float32, or of whole numbers."""
+    return x.float() if x.is_floating_point() else x
 
 
 def _deliver(target: Target, der: Tensor | None) -> None:

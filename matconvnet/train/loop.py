@@ -13,6 +13,7 @@ from torch import Tensor
 from matconvnet.data import batches as data
 from matconvnet.errors import DivergenceError
 from matconvnet.executor import Record
+from matconvnet.fast.evaluator import FastEvaluator
 from matconvnet.fast.loss_scale import LossScale
 from matconvnet.fast.precision import Evaluator
 from matconvnet.nets.memory import is_out_of_memory
@@ -155,18 +156,20 @@ class Loop:
         """Add up the derivatives of a batch, and update the parameters."""
         updater, count = self.updater, len(run.batches)
         run.learning_rate = self.rate(run.epoch, run.epoch - 1 + run.step / count)
+        if isinstance(self.evaluator, FastEvaluator):
+            self.evaluator.stepping = updater.within(batch.size, run.learning_rate)
+        is_middle = run.step == count // 2
+        before = updater.copies() if is_middle else {}
         record = self._evaluate(run, batch, inputs)
         ders = updater.pull()
         if not self._are_usable(ders):
             return
-        is_middle = run.step == count // 2
-        before = updater.copies() if is_middle else {}
         start = time.perf_counter()
         updater.update(ders, batch.size, run.learning_rate)
         if self.profile is not None:
             self.profile.add_update(time.perf_counter() - start)
         if is_middle:
-            run.ratios = updater.ratios(before)
+            run.ratios = updater.ratios(before, run.learning_rate)
         if self.average is not None:
             self.average.update(self.net)
         if record is not None and self.options.plot_diagnostics:

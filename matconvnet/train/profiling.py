@@ -70,6 +70,8 @@ def _train(
     batch: int,
 ) -> None:
     """A step as the trainer takes it."""
+    if isinstance(evaluator, FastEvaluator):
+        evaluator.stepping = updater.within(batch, RATE)
     record = evaluator.eval(
         inputs, dict(objectives(net, None)), conserve_memory=True, wanted_inputs=(),
         on_param=updater.push, out=updater.spare, sync=True,

@@ -177,9 +177,9 @@ class Trainer:
         saver = Saver(net, options, self.folder, store, world, history, updater, average, scale)
         precise = with_precision(net, options.precision, scale)
         evaluator = Captured(precise) if options.cuda_graph else precise
-        is_single = options.precision in ("fp32", "tf32") and world.device.type == "cpu"
-        if is_single and options.fast and not options.plot_diagnostics:
-            evaluator = FastEvaluator(net)
+        has_kernels = options.precision != "fp16" and world.device.type == "cpu"
+        if has_kernels and options.fast and not options.plot_diagnostics:
+            evaluator = FastEvaluator(net, options.precision)
         told = note(options.precision, world.device)
         if told and options.progress and world.rank == 0:
             print(told, flush=True)

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from matconvnet.fast.native import kernels
 from matconvnet.nets.network import Network, Param
-from matconvnet.parallel.server import ParameterServer
+from matconvnet.parallel.server import LocalServer, ParameterServer
 from matconvnet.train.clipping import clip_norm, clip_value
 from matconvnet.train.divergence import all_finite
 from matconvnet.train.options import TrainOptions
 from matconvnet.train.solvers import SOLVERS_MANY, find_solver
 from matconvnet.train.solvers._steps import memory
 from matconvnet.train.solvers.sgd import sgd
-from matconvnet.train.update_kernels import KernelFinite, KernelSgd, Served
+from matconvnet.train.update_kernels import KernelFinite, KernelSgd, Served, SgdWithin
 
 TRAIN_METHODS = ("gradient", "average", "none")
 
@@ -52,6 +53,7 @@ class Updater:
         self.scaled: dict[str, Tensor] = {}
         self._sgd, self._finite = KernelSgd(), KernelFinite()
         self._serves, self._serves_all = Served(), Served()
+        self._within: SgdWithin | None = None
 
     def __enter__(self) -> "Updater":
         """Register the parameters with the server, and start it."""
@@ -74,6 +76,55 @@ class Updater:
         self.server.sync()
         return {name: self.server.pull(name) for name in self.server.arrived()}
 
+    def within(self, size: int, learning_rate: float) -> SgdWithin | None:
+        """What updates parameters within a backward pass on the CPU, if that is all there is to it.
+
+        It does for one worker that steps by SGD without clipping. What it serves is not pushed;
+        `update` has to follow for the others. None: nothing can.
+
+        Args: as `update`.
+        """
+        is_clipped = self.options.clip_value is not None or self.options.clip_norm is not None
+        is_alone = isinstance(self.server, LocalServer)
+        if self.solver is not sgd or is_clipped or not is_alone or kernels() is None:
+            return None
+        rates = {p: self._rates(p, learning_rate) for p in self._following("gradient")}
+        if not self._is_current(self._within):
+            values = {p: _value(self.params[p]) for p, rate in rates.items() if any(rate)}
+            self.state.update((p, memory(self.state.get(p, 0), v)) for p, v in values.items())
+            means = {p: _value(self.params[p]) for p in self._following("average")}
+            velocities = {p: self.state[p] for p in values}
+            self._within = SgdWithin(values, velocities, means)
+        within = self._within
+        assert within is not None
+        means = [(self.params[p].learning_rate, self.users[p]) for p in within.averages]
+        within.prepare(size, [rates[p] for p in within.values], means, self.solver_opts)
+        return within
+
+    def _following(self, method: str) -> list[str]:
+        """Parameters of a train method that kernels can update."""
+        return [
+            p
+            for p, param in self.params.items()
+            if param.train_method == method and _value(param).dtype == torch.float32
+        ]
+
+    def _is_current(self, within: SgdWithin | None) -> bool:
+        """Whether it reads and writes the parameters and the state as they are."""
+        return (
+            within is not None
+            and all(
+                self.state.get(p) is velocity and self.params[p].value is within.values[p]
+                for p, velocity in within.velocities.items()
+            )
+            and all(self.params[p].value is value for p, value in within.averages.items())
+        )
+
+    def _rates(self, name: str, learning_rate: float) -> tuple[float, float]:
+        """The rate and the weight decay of a parameter."""
+        param = self.params[name]
+        return learning_rate * param.learning_rate, self.options.weight_decay * param.weight_decay
+
     def update(self, ders: dict[str, Tensor], size: int, learning_rate: float) -> None:
         """Update every parameter that has a derivative.
 
@@ -93,38 +144,53 @@ class Updater:
                 share = param.learning_rate / (size * self.users[name])
                 value.mul_(1 - param.learning_rate).add_(der, alpha=share)
             elif param.train_method == "gradient":
-                rate = learning_rate * param.learning_rate
-                decay = self.options.weight_decay * param.weight_decay
+                rate, decay = self._rates(name, learning_rate)
                 if rate > 0 or decay > 0:
                     steps[name] = rate, decay
         if not self._step_by_kernel(steps, ders, size):
             self._step_by_torch(steps, ders, size)
         # Kernels, also those of torch for many tensors, do not tell that they write to a tensor.
-        increment_version([_value(self.params[name]) for name in ders])
+        stepped = [p for p in self.params if self._within is not None and self._within.serves(p)]
+        increment_version([_value(self.params[name]) for name in (*ders, *stepped)])
         self.spare = ders
 
     def are_finite(self, ders: Mapping[str, Tensor]) -> bool:
         """Whether every number of some derivatives is finite."""
+        if self._within is not None and not self._within.is_finite:
+            return False
         values = [_value(self.params[name]) for name in ders]
         if ders and self._serves_all(list(ders.values()), values):
             return self._finite(list(ders.values()))
         return all_finite(ders.values())
 
     def copies(self) -> dict[str, Tensor]:
-        """What the parameters are now, to be compared with later."""
+        """What the parameters are now, as far as `ratios` has to compare them."""
         return {
             name: _value(param).clone()
             for name, param in self.params.items()
-            if param.train_method == "gradient"
+            if param.train_method == "gradient" and not self._tells_step
         }
 
-    def ratios(self, before: Mapping[str, Tensor]) -> dict[str, float]:
-        """How far each parameter moved: |w - before| / |before|, 2-norms."""
+    def ratios(self, before: Mapping[str, Tensor], learning_rate: float) -> dict[str, float]:
+        """How far the last update moved each parameter: |w - before| / |before|, 2-norms."""
         moved = {}
-        for name, old in before.items():
-            size = float(old.norm())
-            moved[name] = float((_value(self.params[name]) - old).norm()) / size if size else 0.0
+        for name in self._following("gradient") if self._tells_step else before:
+            value = _value(self.params[name])
+            if self._tells_step:
+                rate, velocity = self._rates(name, learning_rate)[0], self.state.get(name)
+                velocity = velocity if isinstance(velocity, Tensor) else torch.zeros_like(value)
+                step = rate * float(velocity.norm())
+                along = rate * float((value * velocity).sum())
+                size = max(0.0, float(value.norm()) ** 2 - 2 * along + step**2) ** 0.5
+            else:
+                step, size = float((value - before[name]).norm()), float(before[name].norm())
+            moved[name] = step / size if size else 0.0
         return moved
+
+    @property
+    def _tells_step(self) -> bool:
+        """The state tells what the last step was: w - before = rate * velocity."""
+        return self.solver is sgd and not self.solver_opts["nesterov_update"]
 
     def _scaled(self, name: str) -> Tensor:
         if name not in self.scaled:

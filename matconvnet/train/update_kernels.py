@@ -1,4 +1,4 @@
-"""The step of SGD over all parameters as one call of a kernel, prepared once."""
+"""The step of SGD by kernels: over all parameters at once, or within the backward pass."""
 
 from collections.abc import Mapping, Sequence
 from operator import is_not
@@ -9,9 +9,8 @@ from torch import Tensor
 
 from matconvnet.fast import update
 from matconvnet.fast.native import Call, kernels
-
-HEAD = 3
-"""Scalars of the call before the rates and decays: momentum, nesterov_update, size."""
+from matconvnet.fast.update import SGD_HEAD
+from matconvnet.train.solvers._steps import flat
 
 
 class KernelSgd:
@@ -38,14 +37,73 @@ class KernelSgd:
         key = _addresses(values, velocities, ders)
         if key != self._key or self._call is None:
             self._key = key
-            (self._call,) = update.sgd(
-                values, velocities, ders, rates=rates, decays=decays, size=size,
-                momentum=options["momentum"], nesterov_update=bool(options["nesterov_update"]),
-            )  # fmt: skip
+            scalars = np.empty(SGD_HEAD + 2 * len(values))
+            (self._call,) = update.sgd(values, velocities, ders, scalars)
         scalars = self._call.scalars
-        scalars[:HEAD] = options["momentum"], options["nesterov_update"], size
-        scalars[HEAD:] = np.stack((rates, decays), 1).ravel()
+        scalars[:SGD_HEAD] = options["momentum"], options["nesterov_update"], size
+        scalars[SGD_HEAD:] = np.stack((rates, decays), 1).ravel()
         self._call()
+
+
+class SgdWithin:
+    """`solvers.sgd`, and averages of moments, within the backward pass; see `fast.writer.Stepping`.
+
+    A parameter steps as soon as its derivative is there, which lies in memory that others take
+    next. From a number that is not finite on, no parameter changes any more.
+
+    values, velocities: by parameter that follows its gradient; averages: values of the others.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Tensor],
+        velocities: Mapping[str, Tensor],
+        averages: Mapping[str, Tensor],
+    ):
+        self.values, self.velocities, self.averages = values, velocities, averages
+        self._flag = torch.ones(1, dtype=torch.int64)
+        self._steps = np.zeros((len(values), SGD_HEAD + 2))
+        self._means = np.zeros((len(averages), 3))
+        self._rows = dict(zip(values, self._steps, strict=True))
+        self._rows.update(zip(averages, self._means, strict=True))
+
+    def prepare(
+        self,
+        size: float,
+        steps: Sequence[tuple[float, float]],
+        averages: Sequence[tuple[float, int]],
+        options: Mapping[str, float],
+    ) -> None:
+        """Set (rate, decay) and (rate, users) of every parameter, for a batch of so many images."""
+        self._flag[0] = 1
+        self._steps[:, :SGD_HEAD] = options["momentum"], options["nesterov_update"], size
+        self._steps[:, SGD_HEAD:] = np.reshape(steps, (-1, 2))
+        rates, users = np.reshape(averages, (-1, 2)).T
+        self._means[:, 0] = size
+        self._means[:, 1:] = np.stack((1 - rates, rates / users), 1)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all derivatives were, since `prepare`."""
+        return bool(self._flag[0])
+
+    def serves(self, p: str) -> bool:
+        """See `Stepping`."""
+        return p in self._rows
+
+    def calls(self, p: str, der: Tensor, first: int) -> list[Call]:
+        """See `Stepping`."""
+        der, row, flag = flat(der), self._rows[p], self._flag
+
+        def part(x: Tensor) -> Tensor:
+            return flat(x)[first : first + der.numel()]
+
+        if p in self.averages:
+            steps = update.average([part(self.averages[p])], [der], row, flag)
+        else:
+            value, velocity = part(self.values[p]), part(self.velocities[p])
+            steps = update.sgd([value], [velocity], [der], row, flag)
+        return update.finite([der], flag) + steps
 
 
 class KernelFinite:

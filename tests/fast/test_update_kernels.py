@@ -1,14 +1,13 @@
 """The update of all parameters at once against the solvers in float64."""
 
 import itertools
-from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from matconvnet.fast import update
 from matconvnet.fast.native import kernels
-from matconvnet.train.solvers.adam import adam
 from matconvnet.train.solvers.sgd import sgd
 from tests.helpers import assert_close, randn
 from tests.tolerances import REFERENCE
@@ -20,6 +19,7 @@ SIZES = [(3, 3, 1, 5), (1,), (0,), (17,), (40000,), (2, 3, 100, 101), (0,), (163
 RATES = [0.1 * (i + 1) for i in range(len(SIZES))]
 DECAYS = [0.01 * i for i in range(len(SIZES))]
 BATCH = 7
+SCALARS = np.array([0.9, 0, BATCH, *np.stack((RATES, DECAYS), 1).ravel()])
 
 
 def tensors(seed):
@@ -37,11 +37,9 @@ def doubles(values):
 def test_sgd(nesterov, momentum):
     values, velocities, ders = tensors(0), tensors(100), tensors(200)
     wanted, options = (doubles(values), doubles(velocities)), {"nesterov_update": nesterov}
-    (call,) = update.sgd(
-        values, velocities, ders, rates=[0.0] * len(SIZES), decays=DECAYS, size=BATCH,
-        momentum=momentum, **options,
-    )  # fmt: skip
-    call.scalars[3::2] = RATES
+    scalars = np.zeros(update.SGD_HEAD + 2 * len(SIZES))
+    (call,) = update.sgd(values, velocities, ders, scalars)
+    scalars[:] = momentum, nesterov, BATCH, *np.stack((RATES, DECAYS), 1).ravel()
     for step in range(3):
         for i, der in enumerate(ders):
             der.mul_(1 + step)
@@ -56,30 +54,6 @@ def test_sgd(nesterov, momentum):
         assert_close(got, want, TOLERANCE)
 
 
-@pytest.mark.parametrize("shrink", [0.0, 0.1])
-def test_adam(shrink):
-    values, means, squares, ders = tensors(0), tensors(100), tensors(200), tensors(300)
-    for moment in (*means, *squares):
-        moment.zero_()
-    options = {"beta1": 0.9, "beta2": 0.99, "eps": 1e-3}
-    wanted, states = doubles(values), list[Any]([0] * len(SIZES))
-    (call,) = update.adam(
-        values, means, squares, ders, rates=RATES, decays=DECAYS, kept=[1 - shrink] * len(SIZES),
-        size=BATCH, **options,
-    )  # fmt: skip
-    for t in (1, 2, 3):
-        call.scalars[4::3] = [r * (1 - 0.99**t) ** 0.5 / (1 - 0.9**t) for r in RATES]
-        call()
-        for i, der in enumerate(ders):
-            g = der.double() / BATCH + DECAYS[i] * wanted[i]
-            step, states[i] = adam(wanted[i], states[i], g, options, RATES[i])
-            wanted[i] = step - shrink * wanted[i]
-    for i, state in enumerate(states):
-        assert_close(values[i], wanted[i], TOLERANCE)
-        assert_close(means[i], state["m"], TOLERANCE)
-        assert_close(squares[i], state["v"], TOLERANCE)
-
-
 def test_average():
     values, ders = tensors(0), tensors(100)
     users = [1 + i % 2 for i in range(len(SIZES))]
@@ -87,7 +61,8 @@ def test_average():
         torch.lerp(value.double(), der.double() / (BATCH * number), rate)
         for value, der, rate, number in zip(values, ders, RATES, users, strict=True)
     ]
-    (call,) = update.average(values, ders, rates=RATES, users=users, size=BATCH)
+    rows = [x for rate, number in zip(RATES, users, strict=True) for x in (1 - rate, rate / number)]
+    (call,) = update.average(values, ders, np.array([BATCH, *rows]))
     call()
     for got, want in zip(values, wanted, strict=True):
         assert_close(got, want, TOLERANCE)
@@ -96,11 +71,34 @@ def test_average():
 def test_derivatives_are_not_altered():
     values, velocities, ders = tensors(0), tensors(100), tensors(200)
     kept = [der.clone() for der in ders]
-    (call,) = update.sgd(
-        values, velocities, ders, rates=RATES, decays=DECAYS, size=BATCH, momentum=0.9
-    )
+    (call,) = update.sgd(values, velocities, ders, SCALARS)
     call()
     assert all(map(torch.equal, ders, kept))
+
+
+def test_a_flag_forbids_steps():
+    values, velocities, ders = tensors(0), tensors(100), tensors(200)
+    kept = [t.clone() for t in (*values, *velocities)]
+    allowed = torch.zeros(1, dtype=torch.int64)
+    calls = update.sgd(values, velocities, ders, SCALARS, allowed)
+    calls += update.average(values, ders, np.array([BATCH, *[0.5, 0.5] * len(SIZES)]), allowed)
+    for call in calls:
+        call()
+    assert all(map(torch.equal, (*values, *velocities), kept))
+    allowed[0] = 1
+    for call in calls:
+        call()
+    assert not any(torch.equal(t, k) for t, k in zip(values, kept, strict=False) if t.numel())
+
+
+def test_a_parameter_without_rate_and_decay_stays():
+    values, velocities, ders = tensors(0), tensors(100), tensors(200)
+    kept = [t.clone() for t in (*values, *velocities)]
+    scalars = SCALARS.copy()
+    scalars[update.SGD_HEAD :] = 0
+    (call,) = update.sgd(values, velocities, ders, scalars)
+    call()
+    assert all(map(torch.equal, (*values, *velocities), kept))
 
 
 @pytest.mark.parametrize("strange", [float("nan"), float("inf"), -float("inf")])
@@ -130,7 +128,7 @@ def test_the_largest_numbers_are_finite():
 def test_nothing_to_update():
     flag = torch.ones(1, dtype=torch.int64)
     calls = [
-        *update.sgd([], [], [], rates=[], decays=[], size=1, momentum=0.9),
+        *update.sgd([], [], [], SCALARS[: update.SGD_HEAD]),
         *update.finite([], flag),
     ]
     for call in calls:

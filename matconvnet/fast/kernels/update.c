@@ -5,15 +5,13 @@
    elements; s holds some scalars for all and then some for each. The arrays of one tensor are
    alike in memory: dense, in any order. */
 
-#include <math.h>
-
 #include "kernel.h"
 
 /* A step over `count` elements of the arrays `a` of one tensor, with the scalars for `all` and those
    of its `own`; returns whether they are as wanted. */
 typedef int step(float *const *a, int64_t count, const double *all, const double *own);
 
-#define MOST_ARRAYS 4
+#define MOST_ARRAYS 3
 
 /* Run `f` over a table of tensors with `arrays` addresses each; returns whether all are as wanted.
    Elements are split evenly over the threads, whatever tensor they belong to. */
@@ -48,6 +46,7 @@ static int step_sgd(float *const *a, int64_t count, const double *all, const dou
     float *restrict w = a[0], *restrict v = a[1];
     const float *restrict der = a[2];
     const float momentum = all[0], size = all[2], rate = own[0], decay = own[1];
+    if (rate == 0 && decay == 0) return 1;
     if (all[1] != 0)
         for (int64_t i = 0; i < count; i++) {
             float g = der[i] / size + decay * w[i];
@@ -62,28 +61,16 @@ static int step_sgd(float *const *a, int64_t count, const double *all, const dou
     return 1;
 }
 
-/* p: value, velocity, derivative of each. s: momentum, whether Nesterov's (0 or 1), size of the
-   batch; rate, decay of each. */
-KERNEL(update_sgd) { run_table(step_sgd, 3, p, n, s, 3, 2); }
+/* A flag that forbids a step where it is 0; NULL allows it. */
+static int allowed(const int64_t *flag) { return !flag || *flag; }
 
-static int step_adam(float *const *a, int64_t count, const double *all, const double *own)
+/* p: value, velocity, derivative of each; a flag (int64) that is 0 where nothing may be done, or NULL.
+   s: momentum, whether Nesterov's (0 or 1), size of the batch; rate, decay of each, of which both
+   are 0 where a parameter stays as it is. */
+KERNEL(update_sgd)
 {
-    float *restrict w = a[0], *restrict m = a[1], *restrict v = a[2];
-    const float *restrict der = a[3];
-    const float beta1 = all[0], rest1 = 1 - all[0], beta2 = all[1], rest2 = 1 - all[1];
-    const float eps = all[2], size = all[3], rate = own[0], decay = own[1], kept = own[2];
-    for (int64_t i = 0; i < count; i++) {
-        float g = der[i] / size + decay * w[i];
-        m[i] = beta1 * m[i] + rest1 * g;
-        v[i] = beta2 * v[i] + rest2 * (g * g);
-        w[i] = kept * w[i] - rate * m[i] / (sqrtf(v[i]) + eps);
-    }
-    return 1;
+    if (allowed(p[3 * n[0]])) run_table(step_sgd, 3, p, n, s, 3, 2);
 }
-
-/* p: value, mean, mean of squares, derivative of each. s: beta1, beta2, eps, size of the batch;
-   rate (biases corrected), decay in the derivative, share of the value that stays, of each. */
-KERNEL(update_adam) { run_table(step_adam, 4, p, n, s, 4, 3); }
 
 static int step_average(float *const *a, int64_t count, const double *all, const double *own)
 {
@@ -94,9 +81,12 @@ static int step_average(float *const *a, int64_t count, const double *all, const
     return 1;
 }
 
-/* p: value, derivative of each. s: size of the batch; share of the value that stays, share of the
-   derivative, of each. */
-KERNEL(update_average) { run_table(step_average, 2, p, n, s, 1, 2); }
+/* p: value, derivative of each; a flag as of update_sgd. s: size of the batch; share of the value
+   that stays, share of the derivative, of each. */
+KERNEL(update_average)
+{
+    if (allowed(p[2 * n[0]])) run_table(step_average, 2, p, n, s, 1, 2);
+}
 
 static int step_finite(float *const *a, int64_t count, const double *all, const double *own)
 {

@@ -51,6 +51,8 @@ class Programs:
         self.params: Mapping[str, Tensor | None] = {}
         self._form: object = None
         self._why_not = ""
+        read = {v for node in graph.nodes if not node.layer.is_loss for v in node.inputs}
+        self._targets = {v for v in graph.inputs if v not in read}
 
     def find(
         self, inputs: Mapping[str, Any], params: Mapping[str, Tensor | None], options: Options
@@ -63,7 +65,9 @@ class Programs:
             if not isinstance(value, Tensor) or value.device.type != "cpu":
                 return None, {}, f"input {v!r} is no tensor on the CPU"
             if value.dtype in (torch.float32, self.maps) and value.dim() == 4:
-                maps[v] = channels_last(value).to(self.maps)
+                maps[v] = channels_last(value)
+                if v not in self._targets:
+                    maps[v] = maps[v].to(self.maps)
             elif value.dtype in CLASSES:
                 labels = value.to(torch.int64)
                 maps[v] = channels_last(labels) if value.dim() == 4 else labels.contiguous()
@@ -129,7 +133,7 @@ class Programs:
             found[v] = tuple(int(n) for n in size)
         found.update((v, tuple(x.shape)) for v, x in maps.items())
         found.update((v, ()) for n in graph.nodes if n.layer.is_loss for v in n.outputs)
-        types = {v: x.dtype for v, x in maps.items() if not x.is_floating_point()}
+        types = {v: x.dtype for v, x in maps.items() if x.dtype != self.maps}
         keep = options.precious & set(graph.producer)
         return Task(
             graph, found, types, self.params, options.mode == "normal", options.ders,

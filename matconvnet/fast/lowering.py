@@ -276,7 +276,9 @@ def _pool_forward(unit: Unit, w: Writer) -> list[Call]:
 
 def _pool_backward(unit: Unit, w: Writer) -> list[Call]:
     shape, (v,) = _pool_shape(unit, w.shapes), unit.node.inputs
-    is_masked = False and shape.method == "max" and w.is_rectified(v)  # a winner is positive, or y is not
+    is_masked = (
+        False and shape.method == "max" and w.is_rectified(v)
+    )  # a winner is positive, or y is not
     target = w.target(v, masked=is_masked)
     if target is None:
         return []

@@ -9,8 +9,10 @@ place of a few for each layer, and no new memory. Layers without kernels run thr
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
+from matconvnet.blocks.softmax import Softmax
 from matconvnet.executor import OnParam, Record
 from matconvnet.fast.lowering import Shapes, hindrance
 from matconvnet.fast.memory import Arena, Planner
@@ -105,6 +107,8 @@ class Program:
     def _hindrance(self, node: Node) -> str:
         if any(self.task.graph.users[p] > 1 for p in node.params):
             return "its parameters are used elsewhere, too"
+        if self.task.maps != torch.float32 and isinstance(node.layer, Softmax):
+            return "it computes in float32"
         return hindrance(node, self.task.shapes)
 
 

@@ -2,7 +2,8 @@
 
 Each channel and filter takes 36 multiplications for 4 x 4 outputs instead of 144, or for 2 x 2
 instead of 100 (kernels/winograd.h). Results differ from those of direct convolutions by a few more
-roundings: about 1e-6 of the largest.
+roundings: about 1e-6 of the largest. Maps, and their derivatives, are float32 or bfloat16; what is
+transformed is float32, as filters are.
 """
 
 import ctypes
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from matconvnet.fast.conv import VECTOR, ConvShape, Scratch
-from matconvnet.fast.native import Call, kernels, lanes
+from matconvnet.fast.native import HAS_BF16, Call, kernels, lanes, of_maps
 
 POINTS = 36
 """Numbers of a transformed tile, or filter."""
@@ -31,6 +32,13 @@ TRANSFORM_TILE, TRANSFORM_FILTER, PRODUCT, PACK = 400, 200, POINTS / 0.85, 400
 """Times in multiplications (measured): for a channel of a tile; for a channel and filter, their
 transform by the size of the filter, their product, and what direct convolutions do to read them."""
 
+HALF_DIRECT = 2.0
+"""How many times as fast direct convolutions are where the machine multiplies bfloat16 numbers;
+Winograd's algorithm multiplies float32 numbers whatever the maps are."""
+
+MARGIN = 1.05
+"""By which it has to be ahead."""
+
 
 def applies(shape: ConvShape) -> bool:
     """Whether the kernels can compute it.
@@ -45,12 +53,13 @@ def applies(shape: ConvShape) -> bool:
     )  # fmt: skip
 
 
-def faster(shape: ConvShape, direction: str) -> bool:
+def faster(shape: ConvShape, direction: str, *, half: bool = False) -> bool:
     """Whether Winograd's algorithm is ahead of direct convolution.
 
     Args:
         shape: geometry of the convolution.
         direction: "forward", "backward_data" or "backward_filters".
+        half: the maps are bfloat16.
     """
     if not applies(shape):
         return False
@@ -61,10 +70,11 @@ def faster(shape: ConvShape, direction: str) -> bool:
     tiles = shape.batch * ceil(map_size[0] / _side(shape)) * ceil(map_size[1] / _side(shape))
     time = tiles * TRANSFORM_TILE * (whole + vectors) + TRANSFORM_FILTER * size * sums * vectors
     direct = size**2 * shape.batch * shape.output[0] * shape.output[1] * sums
+    ahead = MARGIN * (HALF_DIRECT if half and HAS_BF16 else 1)
     if direction == "backward_filters":
-        return 1.05 * (time + tiles * PRODUCT * whole * vectors) < direct * made
+        return ahead * (time + tiles * PRODUCT * whole * vectors) < direct * made
     time += tiles * PRODUCT * sums * vectors
-    return 1.05 * time < direct * vectors + PACK * sums * made
+    return ahead * time < direct * vectors + PACK * sums * made
 
 
 def packed_size(shape: ConvShape) -> int:
@@ -141,14 +151,14 @@ def backward_filters(
     )
     numbers = [*_geometry(shape), block, k_part, c_part, splits, threads]
     tensors = [x, dzdy, df, db, *map(scratch, room)]
-    return [Call("winograd_filters_backward", tensors, numbers)]
+    return [Call(of_maps("winograd_filters_backward", x), tensors, numbers)]
 
 
 def _convolve(
     shape: ConvShape,
     f: Tensor,
     packed: Tensor | None,
-    tensors: tuple[Tensor | None, ...],
+    tensors: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor],
     scratch: Scratch,
     *,
     relu: bool,
@@ -177,7 +187,8 @@ def _convolve(
     x, b, residual, mask, y = tensors
     room = map(scratch, (C, inputs, outputs))
     numbers = [*_geometry(shape), flipped, relu, bands, panels, shared, threads]
-    return [*calls, Call("winograd", [x, fresh, packed, b, residual, mask, y, *room], numbers)]
+    arguments = [x, fresh, packed, b, residual, mask, y, *room]
+    return [*calls, Call(of_maps("winograd", y), arguments, numbers)]
 
 
 def _transform(shape: ConvShape, f: Tensor, packed: Tensor, flipped: bool) -> Call:

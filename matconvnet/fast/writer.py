@@ -38,8 +38,8 @@ class Task(NamedTuple):
     """What a program computes.
 
     graph: layers that are evaluated, all of them. shapes: of variables and parameters. types: of
-    inputs, where they are not float32. params: values by name. training: the mode. ders: variables
-    whose derivative comes from outside; none: forward only. wanted_inputs: as in
+    inputs, where it is not that of the maps. params: values by name. training: the mode. ders:
+    variables whose derivative comes from outside; none: forward only. wanted_inputs: as in
     `executor.backward`. keep: variables whose value (and derivative) is kept to the end. frozen:
     parameters whose derivative nobody wants. constant: the parameters will not change. recompute:
     cheap values are not kept for the backward pass, but made again. maps: type of all maps, float32
@@ -77,6 +77,9 @@ class ProgramWriter:
     def __init__(self, task: Task, units: Sequence[Unit], memory: Planner | Arena):
         self.task, self.units, self.memory = task, units, memory
         self.training, self.derivative, self.shapes = task.training, bool(task.ders), task.shapes
+        by_kernels = {v for unit in units if unit.native for n in unit.nodes for v in n.inputs}
+        by_kernels.update(v for unit in units if unit.native for v in unit.outputs)
+        self._exact = {v for unit in units for v in unit.outputs} - by_kernels
         self.inputs = {v: self._outside(v) for v in task.graph.inputs}
         self.given = {v: self._outside(v) for v in task.ders}
         self.values: dict[str, Tensor] = {}
@@ -93,7 +96,7 @@ class ProgramWriter:
         wanted = wanted_variables(
             task.graph, frozenset(n.name for n in task.graph.nodes), task.wanted_inputs
         )
-        self._wanted = wanted - {v for v in task.graph.inputs if v in task.types}
+        self._wanted = wanted - {v for v, kind in task.types.items() if not kind.is_floating_point}
         self._again = self._made_again() if task.recompute and self.derivative else {}
         self._remade = set[object]()
         self._fresh: list[Call] | None = None
@@ -248,8 +251,9 @@ class ProgramWriter:
         return empty_map(self.shapes[v], like)
 
     def _type(self, v: str) -> torch.dtype:
-        """Of a variable: a given one, a loss, or a map."""
-        return self.task.types.get(v, self.task.maps if self.shapes[v] else torch.float32)
+        """Of a variable: a given one; one that no kernel makes or reads; a loss; a map."""
+        is_exact = v in self._exact or not self.shapes[v]
+        return self.task.types.get(v, torch.float32 if is_exact else self.task.maps)
 
     def _share(self, v: str, masked: bool = False) -> tuple[bool, Tensor | None]:
         """Count a share of a derivative: is it the first; what masks it, if it is the last.

@@ -80,7 +80,7 @@ def run(calls):
 
 
 def nothing(like):
-    return channels_last(torch.full(like.shape, torch.nan))
+    return torch.full_like(like, torch.nan)
 
 
 def close(found, wanted):
@@ -147,6 +147,28 @@ def test_backward_filters_without_biases(case):
     close(df, conv_backward(x.double(), f.double(), None, dzdy.double(), pad=pad)[1])
 
 
+def all_directions(shape, x, f, b, residual, dzdy):
+    """Outputs, and the derivatives with respect to data, filters and biases."""
+    y, dzdx, df, db = nothing(residual), x.clone(), nothing(f), nothing(b)
+    calls = winograd.forward(shape, x, f, b, y, scratch, relu=True, residual=residual)
+    calls += winograd.backward_data(shape, f, dzdy, dzdx, scratch, mask=x, add=True)
+    calls += winograd.backward_filters(shape, x, dzdy, df, db, scratch)
+    run(calls)
+    return y, dzdx, df, db
+
+
+def test_half_maps_are_rounded_once(case, threads):
+    shape, _, x, f, b, residual, dzdy = case
+    x, residual, dzdy = (t.bfloat16() for t in (x, residual, dzdy))
+    found = all_directions(shape, x, f, b, residual, dzdy)
+    wanted = all_directions(shape, x.float(), f, b, residual.float(), dzdy.float())
+    assert [t.dtype for t in found] == [torch.bfloat16] * 2 + [torch.float32] * 2
+    for half, single in zip(found, wanted, strict=True):
+        rounding = torch.finfo(half.dtype).eps / 2
+        noise = REFERENCE[torch.float32] * single.abs().max()
+        assert ((half.float() - single).abs() <= rounding * single.abs() + noise).all()
+
+
 def test_calls_give_the_same_bits_again(case):
     shape, _, x, f, _, residual, dzdy = case
     y, df = nothing(residual), nothing(f)
@@ -190,3 +212,14 @@ def test_many_channels_are_faster_and_few_are_not(direction, size):
     few = {"filters": 3} if direction == "backward_data" else {"channels": 3}  # that are summed
     assert not winograd.faster(shape._replace(**few), direction)
     assert not winograd.faster(shape._replace(stride=(2, 2), output=(28, 28)), direction)
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward_data", "backward_filters"])
+def test_more_is_asked_where_half_maps_are_multiplied(direction, monkeypatch):
+    shape = ConvShape(16, 56, 56, 256, 256, (3, 3), 1, (1, 1), (1, 1), (1, 1), (56, 56))
+    few = shape._replace(channels=16, filters=16)
+    for has_bf16 in (False, True):
+        monkeypatch.setattr(winograd, "HAS_BF16", has_bf16)
+        assert winograd.faster(shape, direction, half=True)
+        assert winograd.faster(few, direction)
+        assert winograd.faster(few, direction, half=True) is not has_bf16

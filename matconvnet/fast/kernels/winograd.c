@@ -9,8 +9,9 @@ VISIBLE const int64_t winograd_rows = ROWS;
 
 /* What is done with the sums before they are written. */
 typedef struct {
-    const float *b, *residual, *mask;
-    float *y;
+    const float *b;
+    const num *residual, *mask;
+    num *y;
     int64_t relu;
 } ending;
 
@@ -22,7 +23,7 @@ INLINE void vector_of_output(const int taps, const shape *s, const ending *e, in
     int64_t n = tile / (s->down * s->across), row = side * (tile / s->across % s->down);
     int64_t column = side * (tile % s->across), rows = least(side, s->Y - row);
     int64_t columns = s->X - column;
-    vf sums[4][6], d[6], t[4], bias = e->b ? load_first(e->b + k, count) : (vf){};
+    vf sums[4][6], d[6], t[4], bias = e->b ? load_left(e->b + k, count) : (vf){};
 #pragma GCC unroll 6
     for (int j = 0; j < 6; j++) {
         for (int i = 0; i < 6; i++) d[i] = load(m + (6 * i + j) * between);
@@ -34,10 +35,10 @@ INLINE void vector_of_output(const int taps, const shape *s, const ending *e, in
         combine(side, sums[i], OUTPUT, t);
         for (int j = 0; j < side && j < columns; j++, at += s->y_pixel) {
             vf y = t[j] + bias;
-            if (e->residual) y += load_first(e->residual + at, count);
-            if (e->mask) y = where(load_first(e->mask + at, count) > 0, y, (vf){});
+            if (e->residual) y += load_left(e->residual + at, count);
+            if (e->mask) y = where(load_left(e->mask + at, count) > 0, y, (vf){});
             if (e->relu) y = larger(y, (vf){});
-            store_first(e->y + at, y, count);
+            store_left(e->y + at, y, count);
         }
     }
 }
@@ -121,13 +122,13 @@ INLINE void transform_slice(const int taps, const bank *a, int64_t panel, int64_
             for (int64_t i = 0; i < end; i++)
                 for (int tap = 0; tap < area; tap++)
                     store(turned[tap][i],
-                          load_first(a->f + ((sum + i) * area + area - 1 - tap) * a->C + k, count));
+                          load_left(a->f + ((sum + i) * area + area - 1 - tap) * a->C + k, count));
         else
             for (int tap = 0; tap < area; tap++) {
                 vf rows[LANES] = {};
                 for (int64_t j = 0; j < count; j++) {
                     const float *from = a->f + ((k + j) * area + tap) * a->C + sum;
-                    rows[j] = load_first(from, end);
+                    rows[j] = load_left(from, end);
                     __builtin_prefetch(from + LANES); /* of the next slice */
                 }
                 transpose(rows);
@@ -154,6 +155,7 @@ static void slice_of_panel(const bank *a, int64_t panel, int64_t slice, float *u
     BY_TAPS(a->taps, transform_slice, a, panel, slice, u);
 }
 
+#ifndef HALF
 /* Transform all filters.
 
    p: f (K taps taps C), u;  n: K and C of a group, taps, groups, flipped */
@@ -171,6 +173,7 @@ KERNEL(winograd_filters)
                            (float *)p[1] + panel * panel_size(a.sums));
         }
 }
+#endif
 
 /* The numbers of a block of tiles, V: 36 x bands of ROWS tiles x vectors of channels x ROWS x
    LANES. */
@@ -179,7 +182,7 @@ static inline int64_t input_step(const shape *s, int64_t bands)
     return odd(bands * vectors(s->C) * ROWS * LANES);
 }
 
-static void band_of_input(const shape *s, const float *x, int64_t band, const float *zeros,
+static void band_of_input(const shape *s, const num *x, int64_t band, const num *zeros,
                           float *v, int64_t between)
 {
     for (int64_t r = 0; r < ROWS && band * ROWS + r < s->tiles; r++)
@@ -217,11 +220,12 @@ static void multiply(const shape *s, const ending *e, int64_t band, int64_t band
    or of each thread), m (of each thread). */
 typedef struct {
     int64_t bands, panels, shared, threads;
-    float *zeros, *v, *m;
+    num *zeros;
+    float *v, *m;
 } plan;
 
 /* f: filters that are transformed to u while they are used; its f is NULL, if u holds them all. */
-static void convolve(const shape *s, const plan *a, const float *x, const bank *f, float *u,
+static void convolve(const shape *s, const plan *a, const num *x, const bank *f, float *u,
                      const ending *e)
 {
     int64_t all_bands = (s->tiles + ROWS - 1) / ROWS, all_panels = (s->K + WIDTH - 1) / WIDTH;
@@ -260,13 +264,19 @@ static void convolve(const shape *s, const plan *a, const float *x, const bank *
     }
 }
 
+/* The same of another group; none stays none. */
+static const void *shift(const void *a, int64_t bytes)
+{
+    return a ? (const char *)a + bytes : NULL;
+}
+
 /* y = relu((the convolution of x + b + residual) .* (mask > 0)), where b, residual, mask may be
    absent. Blocks of `bands` * ROWS tiles and `panels` panels of filters are computed at a time.
    shared: the threads work at one block, each at some of its filters, else at a block each.
    residual may be y. f: filters that are transformed while they are used, if shared; or NULL.
 
-   p: x, f, u (all; or of each thread, if f), b, residual, mask, y, zeros (C of a group),
-      v (shared, or of each thread), m (of each thread)
+   p: x, f, u (all; or of each thread, if f), b, residual, mask, y,
+      zeros (C of a group, as in x), v (shared, or of each thread), m (of each thread)
    n: batch, H, W, C and K (of a group), top, left, Y, X, taps, groups; flipped, relu, bands,
       panels, shared, threads */
 KERNEL(winograd)
@@ -275,12 +285,13 @@ KERNEL(winograd)
     int64_t flipped = n[SIZES], relu = n[SIZES + 1];
     plan a = {n[SIZES + 2], n[SIZES + 3], n[SIZES + 4], n[SIZES + 5], p[7], p[8], p[9]};
     int64_t u_size = p[1] ? 0 : (size.K + WIDTH - 1) / WIDTH * panel_size(size.C);
-    memset(a.zeros, 0, 4 * size.C);
+    memset(a.zeros, 0, sizeof(num) * size.C);
     for (int64_t g = 0; g < size.groups; g++) {
-        const float *filters = shift(p[1], g * size.K * filter_size(&size));
-        bank f = {filters, size.C, size.K, flipped ? size.K : size.C, size.taps, flipped};
-        ending e = {shift(p[3], g * size.K), shift(p[4], g * size.K), shift(p[5], g * size.K),
-                    (float *)p[6] + g * size.K, relu};
-        convolve(&size, &a, (const float *)p[0] + g * size.C, &f, (float *)p[2] + g * u_size, &e);
+        int64_t k = g * size.K;
+        bank f = {shift(p[1], 4 * k * filter_size(&size)), size.C, size.K,
+                  flipped ? size.K : size.C, size.taps, flipped};
+        ending e = {shift(p[3], 4 * k), shift(p[4], sizeof(num) * k),
+                    shift(p[5], sizeof(num) * k), (num *)p[6] + k, relu};
+        convolve(&size, &a, (const num *)p[0] + g * size.C, &f, (float *)p[2] + g * u_size, &e);
     }
 }

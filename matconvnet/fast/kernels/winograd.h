@@ -94,27 +94,15 @@ static inline shape shape_of(const int64_t *n)
 
 static inline int64_t filter_size(const shape *s) { return s->taps * s->taps * s->C; }
 static inline int64_t vectors(int64_t count) { return (count + LANES - 1) / LANES; }
-static inline const float *shift(const float *a, int64_t by) { return a ? a + by : NULL; }
 
 /* Floats between two of the 36 numbers: an odd count of cache lines, so that 36 numbers of one
    tile lie in 36 sets of the cache. */
 static inline int64_t odd(int64_t count) { return (vectors(count) | 1) * LANES; }
 
-static inline vf load_first(const float *a, int64_t count)
-{
-    return count >= LANES ? load(a) : load_some(a, count);
-}
-
-static inline void store_first(float *a, vf v, int64_t count)
-{
-    if (count >= LANES) store(a, v);
-    else store_some(a, v, count);
-}
-
 /* Where the size x size pixels of a map (H W) from (row, column) are; `zeros` outside. pixel:
-   floats from one to the next. */
-INLINE void find_pixels(const int size, const float *map, int64_t H, int64_t W, int64_t pixel,
-                        int64_t row, int64_t column, const float *zeros, const float **at)
+   numbers from one to the next. */
+INLINE void find_pixels(const int size, const num *map, int64_t H, int64_t W, int64_t pixel,
+                        int64_t row, int64_t column, const num *zeros, const num **at)
 {
     if (row >= 0 && column >= 0 && row + size <= H && column + size <= W) {
         map += (row * W + column) * pixel;
@@ -132,13 +120,13 @@ INLINE void find_pixels(const int size, const float *map, int64_t H, int64_t W, 
 
 /* The 36 numbers of the 6 x 6 pixels `at`, for `count` channels from c on, are written to v,
    `between` floats apart. */
-INLINE void vector_of_input(const float *const *at, int64_t c, int64_t count, float *v,
+INLINE void vector_of_input(const num *const *at, int64_t c, int64_t count, float *v,
                             int64_t between)
 {
     vf columns[6][6], d[6], t[6];
 #pragma GCC unroll 6
     for (int j = 0; j < 6; j++) {
-        for (int i = 0; i < 6; i++) d[i] = load_first(at[6 * i + j] + c, count);
+        for (int i = 0; i < 6; i++) d[i] = load_left(at[6 * i + j] + c, count);
         transform_input(d, t);
         for (int i = 0; i < 6; i++) columns[i][j] = t[i];
     }
@@ -151,11 +139,11 @@ INLINE void vector_of_input(const float *const *at, int64_t c, int64_t count, fl
 
 /* Write the 36 numbers of tile t of x, channels [first, last), `between` floats apart: a vector of
    channels to v, the next to v + step, ... */
-static inline void tile_of_input(const shape *s, const float *x, int64_t tile, int64_t first,
-                                 int64_t last, const float *zeros, float *v, int64_t step,
+static inline void tile_of_input(const shape *s, const num *x, int64_t tile, int64_t first,
+                                 int64_t last, const num *zeros, float *v, int64_t step,
                                  int64_t between)
 {
-    const float *at[36];
+    const num *at[36];
     int64_t n = tile / (s->down * s->across), row = tile / s->across % s->down, c = first;
     find_pixels(6, x + n * s->H * s->W * s->x_pixel, s->H, s->W, s->x_pixel,
                 s->side * row - s->top, s->side * (tile % s->across) - s->left, zeros, at);

@@ -37,12 +37,12 @@ static void sum_products_of(int64_t rows, int64_t wide, const float *w, int64_t 
 
 /* Write the 36 numbers of a tile of dzdy, filters [first, last), as `tile_of_input` does. sums:
    where the sum of each filter's pixels is added, or NULL. */
-INLINE void transform_tile(const int taps, const shape *s, const float *dzdy, int64_t tile,
-                           int64_t first, int64_t last, const float *zeros, float *w,
+INLINE void transform_tile(const int taps, const shape *s, const num *dzdy, int64_t tile,
+                           int64_t first, int64_t last, const num *zeros, float *w,
                            int64_t between, float *sums)
 {
     const int side = 7 - taps;
-    const float *at[16];
+    const num *at[16];
     int64_t n = tile / (s->down * s->across), row = tile / s->across % s->down;
     find_pixels(side, dzdy + n * s->Y * s->X * s->y_pixel, s->Y, s->X, s->y_pixel, side * row,
                 side * (tile % s->across), zeros, at);
@@ -50,7 +50,7 @@ INLINE void transform_tile(const int taps, const shape *s, const float *dzdy, in
         vf columns[6][4], d[4], t[6], sum = {};
 #pragma GCC unroll 4
         for (int j = 0; j < side; j++) {
-            for (int i = 0; i < side; i++) d[i] = load_first(at[side * i + j] + k, last - k);
+            for (int i = 0; i < side; i++) d[i] = load_left(at[side * i + j] + k, last - k);
             for (int i = 0; i < side; i++) sum += d[i];
             evaluate(side, d, OUTPUT, t);
             for (int i = 0; i < 6; i++) columns[i][j] = t[i];
@@ -63,8 +63,8 @@ INLINE void transform_tile(const int taps, const shape *s, const float *dzdy, in
     }
 }
 
-static void tile_of_output_der(const shape *s, const float *dzdy, int64_t tile, int64_t first,
-                               int64_t last, const float *zeros, float *w, int64_t between,
+static void tile_of_output_der(const shape *s, const num *dzdy, int64_t tile, int64_t first,
+                               int64_t last, const num *zeros, float *w, int64_t between,
                                float *sums)
 {
     BY_TAPS(s->taps, transform_tile, s, dzdy, tile, first, last, zeros, w, between, sums);
@@ -78,8 +78,8 @@ typedef struct {
 
 /* u (36 x filters x channels) = sum of w' v over the tiles [tile, end), `block` of them at a time.
    work holds w and v. */
-static void sum_tiles(const shape *s, const part *q, const float *x, const float *dzdy,
-                      int64_t tile, int64_t end, int64_t block, const float *zeros, float *work,
+static void sum_tiles(const shape *s, const part *q, const num *x, const num *dzdy,
+                      int64_t tile, int64_t end, int64_t block, const num *zeros, float *work,
                       float *u, float *sums)
 {
     int64_t w_step = odd(block * q->high), v_step = odd(block * q->wide), first = tile;
@@ -120,7 +120,7 @@ INLINE void transform_sums(const int taps, const shape *s, const part *q, int64_
         for (int i = 0; i < taps; i++) {
             combine(taps, columns[i], FILTER, f);
             for (int j = 0; j < taps; j++)
-                store_first(df + ((k * taps + i) * taps + j) * s->C + c, f[j], q->c_end - c);
+                store_left(df + ((k * taps + i) * taps + j) * s->C + c, f[j], q->c_end - c);
         }
     }
 }
@@ -135,7 +135,8 @@ static void filter_of_sums(const shape *s, const part *q, int64_t k, const float
    `block` tiles at a time, and each part by `splits` threads that take their share of the tiles. */
 typedef struct {
     int64_t block, k_block, c_block, splits, threads;
-    float *zeros, *work, *u, *sums;
+    num *zeros;
+    float *work, *u, *sums;
 } plan;
 
 static part part_of(const shape *s, const plan *a, int64_t i)
@@ -148,7 +149,7 @@ static part part_of(const shape *s, const plan *a, int64_t i)
     return q;
 }
 
-static void derive(const shape *s, const plan *a, const float *x, const float *dzdy, float *df,
+static void derive(const shape *s, const plan *a, const num *x, const num *dzdy, float *df,
                    float *db)
 {
     int64_t wide = vectors(a->c_block) * LANES, row = vectors(s->K) * LANES, splits = a->splits;
@@ -183,8 +184,9 @@ static void derive(const shape *s, const plan *a, const float *x, const float *d
 
 /* Derivatives of the filters and biases. splits: at most the tiles.
 
-   p: x, dzdy, df, db (or NULL), zeros (C or K of a group), work (of each thread), u (of each
-      thread; of each part and split, if splits > 1), sums (splits x K of a group, in whole vectors)
+   p: x, dzdy, df, db (or NULL), zeros (C or K of a group, as in x), work (of each thread),
+      u (of each thread; of each part and split, if splits > 1), sums (splits x K of a group, in
+      whole vectors)
    n: batch, H, W, C and K (of a group), top, left, Y, X, taps, groups; block, k_block, c_block,
       splits, threads */
 KERNEL(winograd_filters_backward)
@@ -193,8 +195,8 @@ KERNEL(winograd_filters_backward)
     const int64_t *planned = n + SIZES;
     plan a = {planned[0], planned[1], planned[2], planned[3], planned[4], p[4], p[5], p[6], p[7]};
     float *db = p[3];
-    memset(a.zeros, 0, 4 * most(size.C, size.K));
+    memset(a.zeros, 0, sizeof(num) * most(size.C, size.K));
     for (int64_t g = 0; g < size.groups; g++)
-        derive(&size, &a, (const float *)p[0] + g * size.C, (const float *)p[1] + g * size.K,
+        derive(&size, &a, (const num *)p[0] + g * size.C, (const num *)p[1] + g * size.K,
                (float *)p[2] + g * size.K * filter_size(&size), db ? db + g * size.K : NULL);
 }

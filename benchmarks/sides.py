@@ -21,6 +21,7 @@ from peers import twin
 from problems import DECAY, MOMENTUM, RATE, Problem
 from torch import Tensor
 
+from matconvnet.executor import Record
 from matconvnet.fast.evaluator import FastEvaluator
 from matconvnet.fast.inference import compile_for_inference
 from matconvnet.fast.precision import with_precision
@@ -83,36 +84,40 @@ class Explicit(Side):
     def __init__(self, problem: Problem, task: str, precision: str):
         super().__init__(problem, task, precision)
         self.problem, self.prediction = problem, problem.net.prediction
-        self.eval = self.evaluator()
         options = TrainOptions(momentum=MOMENTUM, weight_decay=DECAY, exp_dir=None)
         self.updater = Updater(problem.net, options, LocalServer()).__enter__()
+        self.eval = self.evaluator()
 
-    def evaluator(self) -> Callable[..., Any]:
+    def evaluator(self) -> Callable[..., Record]:
         """What evaluates: the arguments of `Network.eval`."""
         if self.precision == "fp64":  # the type of the parameters
             return self.problem.net.eval
         return with_precision(self.problem.net, self.precision).eval
 
-    def _step(self) -> tuple[float, dict[str, Tensor]]:
+    def train(self) -> None:
+        """One step of the trainer."""
+        self._train()
+
+    def _train(self) -> float:
+        """A step; the objective."""
         p = self.problem
         record = self.eval(
             p.inputs, {p.output: 1}, mode="normal", on_param=self.updater.push,
             conserve_memory=True, precious=(self.prediction,), wanted_inputs=(),
             out=self.updater.spare,
         )  # fmt: skip
-        objective = record.values[p.output].item()
-        return objective, self.updater.pull()
-
-    def train(self) -> None:
-        """One step of the trainer."""
-        _, ders = self._step()
+        objective, ders = record.values[p.output].item(), self.updater.pull()
         assert self.updater.are_finite(ders), "a derivative is not finite"
         self.updater.update(ders, self.batch, RATE)
+        return objective
 
     def differentiate(self) -> tuple[float, Tensor]:
-        """Sums over the batch, divided by it."""
-        objective, ders = self._step()
-        return objective / self.batch, nchw(ders[self.problem.first]) / self.batch
+        """By the first step: then the momentum is the derivative, with the weight decay."""
+        param = self.problem.net.params[self.problem.first]
+        assert param.value is not None
+        decay = DECAY * param.weight_decay * param.value
+        loss = self._train() / self.batch
+        return loss, -nchw(self.updater.state[self.problem.first] + decay)
 
     def infer(self) -> Tensor:
         """The prediction."""
@@ -123,20 +128,27 @@ class Explicit(Side):
 
 
 class Fast(Explicit):
-    """Our fast path."""
+    """Our fast path, as the trainer takes it.
 
-    def __init__(self, problem: Problem, task: str, precision: str):
+    lean: cheap values are not kept for the backward pass, but made again.
+    """
+
+    def __init__(self, problem: Problem, task: str, precision: str, lean: bool = False):
         super().__init__(problem, task, precision)
+        self.lean = lean
         if task == "infer":
             self.compiled = compile_for_inference(
                 problem.net, precision=precision, batch=problem.batch
             )
 
-    def evaluator(self) -> Callable[..., Any]:
-        """What the trainer uses."""
-        if self.precision == "fp32":
-            return FastEvaluator(self.problem.net).eval
-        return super().evaluator()
+    def evaluator(self) -> Callable[..., Record]:
+        """Programs, which update parameters within the backward pass."""
+        self.programs = FastEvaluator(self.problem.net, self.precision)
+        return self._eval
+
+    def _eval(self, *args: Any, **options: Any) -> Record:
+        self.programs.stepping = self.updater.within(self.batch, RATE)
+        return self.programs.eval(*args, **options, recompute=self.lean)
 
     def infer(self) -> Tensor:
         """The prediction."""
@@ -333,6 +345,7 @@ SETUPS = {
 
 SIDES: dict[str, Callable[[Problem, str, str], Side]] = {
     "fast": Fast,
+    "fast-lean": partial(Fast, lean=True),
     "explicit": Explicit,
     "fast-fp32": FastFp32,
     **{name: partial(Torch, setup=setup) for name, setup in SETUPS.items()},

@@ -9,8 +9,10 @@ from problems import KINDS
 from race import TUNED
 from sides import SETUPS
 
+from matconvnet.fast.peaks import Peaks
+
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
-BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+LEAN = "fast-lean"
 RUNTIMES = ("onnxruntime", "openvino")
 PRECISIONS, TASKS = ("fp32", "tf32", "bf16"), ("train", "infer")
 Row = Mapping[str, Any]
@@ -34,11 +36,10 @@ def torches(row: Row, tuned: bool = False) -> list[str]:
 
 
 def share(row: Row) -> float | None:
-    """Our rate of arithmetic, of the peak of convolutions."""
+    """Our rate of arithmetic, of the peak of convolutions; a multiply-add counts twice."""
     if row["ours"] is None:
         return None
-    seconds = raced(row)[row["ours"]]["ms"] / 1e3
-    return row["work"] / seconds / row["peaks"]["convolution"]
+    return 2e-6 * row["work"] / raced(row)[row["ours"]]["ms"] / row["peaks"]["convolution"]
 
 
 def line(row: Row) -> list[str]:
@@ -73,6 +74,8 @@ def render(rows: Sequence[Row]) -> str:
         parts.append(_facts(group))
         parts.append(_table(group))
         parts.append(_means(group))
+        if TASKS[task] == "train":
+            parts.append(_memory(group))
         parts.append(_failures(group))
     return "\n\n".join(part for part in parts if part)
 
@@ -82,21 +85,43 @@ def _facts(rows: Sequence[Row]) -> str:
     versions = {f"{name} {number}" for row in rows for name, number in row["versions"].items()}
     peaks = {name: max(row["peaks"][name] for row in rows) for name in rows[0]["peaks"]}
     days = " to ".join(dict.fromkeys((dates[0], dates[-1])))
-    return f"{days}; {', '.join(sorted(versions))}; {describe(peaks)}."
+    return f"{days}; {', '.join(sorted(versions))}; {Peaks(**peaks)}."
 
 
-def describe(peaks: Mapping[str, float]) -> str:
-    """What the machine can do, in words."""
-    convolution, product = (2e-9 * peaks[name] for name in ("convolution", "product"))
-    return (
-        f"peaks: convolution {convolution:.0f} GFLOP/s, matrix product {product:.0f} GFLOP/s, "
-        f"copy {1e-9 * peaks['copy']:.0f} GB/s"
-    )
+def _memory(rows: Sequence[Row]) -> str:
+    """The peaks of memory, of the races with PyTorch eager."""
+    cells = [_memory_cells(row) for row in rows if _mb(row, "eager") and row["ours"]]
+    return f"Peak memory in MB:\n\n{_lines(cells)}" if cells else ""
+
+
+def _memory_cells(row: Row) -> dict[str, str]:
+    return {
+        "network": row["network"],
+        "batch": str(row["batch"]),
+        "eager": _mb(row, "eager"),
+        "ours": _mb(row, row["ours"]),
+        "ours / eager": _over(row, row["ours"], "eager", "memory"),
+        "lean": _mb(row, LEAN),
+        "lean / eager": _over(row, LEAN, "eager", "memory"),
+        "time of lean / ours": _gain(row, LEAN),
+        "time of lean / eager": _over(row, LEAN, "eager", "ms"),
+    }
+
+
+def _over(row: Row, name: str, other: str, what: str) -> str:
+    sides = raced(row)
+    return f"{sides[name][what] / sides[other][what]:.2f}" if {name, other} <= {*sides} else ""
 
 
 def _table(rows: Sequence[Row]) -> str:
-    """Columns that are empty in all rows are left out."""
     cells = [_cells(row) for row in rows]
+    if rows[0]["task"] == "train":  # has a table of its own
+        cells = [{k: v for k, v in row.items() if "MB" not in k} for row in cells]
+    return _lines(cells)
+
+
+def _lines(cells: Sequence[Mapping[str, str]]) -> str:
+    """Columns that are empty in all rows are left out."""
     heads = [head for head in cells[0] if any(row[head] for row in cells)]
     lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     lines += [[row[head] for head in heads] for row in cells]
@@ -185,8 +210,9 @@ def _mb(row: Row, name: str | None) -> str:
     return f"{side['memory'] / 1e6:.0f}" if side else ""
 
 
-def write(text: str) -> None:
-    """Put a table between the two marks of the document."""
-    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    DOCUMENT.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+def write(text: str, mark: str) -> None:
+    """Put tables between two marks of the document."""
+    begin, end = (f"<!-- {mark}: {where} -->" for where in ("begin", "end"))
+    before, _, rest = DOCUMENT.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    DOCUMENT.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")

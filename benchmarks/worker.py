@@ -2,7 +2,8 @@
 
 The parent sends pickled tuples and reads pickled answers, one at a time: ("build", job) measures
 nothing yet; ("run", steps) answers seconds a step; ("peak",) the memory; ("peaks", job) what the
-machine can do. Between requests the process sleeps. What libraries print goes to standard error.
+machine can do; ("layers", job, seconds) where the time of a step goes. Between requests the process
+sleeps. What libraries print goes to standard error.
 """
 
 import ctypes
@@ -38,9 +39,7 @@ class Worker:
         from problems import has_dropout, problem
         from sides import SIDES
 
-        torch.set_num_threads(job.threads)
-        torch.backends.cudnn.allow_tf32 = job.precision == "tf32"
-        torch.backends.cuda.matmul.allow_tf32 = job.precision == "tf32"
+        self._set(job)
         self.device = job.device
 
         def given(dropout: bool, network: str = job.network, batch: int = job.batch):
@@ -97,14 +96,29 @@ class Worker:
         return self._resident("VmHWM") - self.before
 
     def peaks(self, job: Job) -> dict[str, float]:
-        """What the machine can do."""
+        """What the machine can do: the fields of `Peaks`."""
         import torch
-        from roofline import roofline
+
+        from matconvnet.fast.peaks import measure_peaks
+
+        self._set(job)
+        dtype = torch.bfloat16 if job.precision == "bf16" else torch.float32
+        return measure_peaks(job.device, dtype)._asdict()
+
+    def layers(self, job: Job, seconds: float) -> dict[str, Any]:
+        """See `layers.measure`."""
+        from layers import measure
+        from problems import problem
+
+        self._set(job)
+        return measure(problem(job.network, job.batch), job.precision, seconds)
+
+    def _set(self, job: Job) -> None:
+        import torch
 
         torch.set_num_threads(job.threads)
         torch.backends.cudnn.allow_tf32 = job.precision == "tf32"
         torch.backends.cuda.matmul.allow_tf32 = job.precision == "tf32"
-        return roofline(job.device, torch.bfloat16 if job.precision == "bf16" else torch.float32)
 
     def _wait(self) -> None:
         if self.device == "cuda":

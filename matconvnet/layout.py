@@ -40,7 +40,10 @@ def from_pixels(rows: Tensor, height: int, width: int, number: int) -> Tensor:
 
 def channels_last(t: Tensor) -> Tensor:
     """The same H x W x C x N tensor with memory in the order N, H, W, C; a copy only if needed."""
-    return hwcn(nchw(t).contiguous(memory_format=torch.channels_last))
+    memory = nchw(t)
+    if memory.is_contiguous(memory_format=torch.channels_last):
+        return t
+    return hwcn(memory.contiguous(memory_format=torch.channels_last))
 
 
 def channels_last_(t: Tensor) -> Tensor:

@@ -1,4 +1,8 @@
-"""Batch normalisation with what stands around it, in two passes over the map each way."""
+"""Batch normalisation with what stands around it, in two passes over the map each way.
+
+All maps are of one type, float32 or bfloat16; multipliers, biases, moments and their derivatives
+are float32.
+"""
 
 from collections.abc import Callable
 from math import gcd
@@ -6,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from matconvnet.fast.native import Call
+from matconvnet.fast.native import Call, of_maps
 
 TILE = 64  # numbers, of which a row that the kernels read is a multiple; see kernels/bnorm.c
 ROWS_PER_PART, MOST_PARTS = 32, 64
@@ -50,7 +54,7 @@ def forward(
     Source: matconvnet.blocks.bnorm.
     """
     rows = _rows(x)
-    measure = Call("bnorm_moments", [x, moments, _sums(rows, scratch)], rows, [epsilon])
+    measure = Call(of_maps("bnorm_moments", x), [x, moments, _sums(rows, scratch)], rows, [epsilon])
     return [measure, *forward_given(x, g, b, y, moments, relu=relu, residual=residual)]
 
 
@@ -65,7 +69,7 @@ def forward_given(
     residual: Tensor | None = None,
 ) -> list[Call]:
     """As `forward`, with moments that are given."""
-    return [Call("bnorm_apply", [x, moments, g, b, residual, y], [*_rows(x), relu])]
+    return [Call(of_maps("bnorm_apply", x), [x, moments, g, b, residual, y], [*_rows(x), relu])]
 
 
 def backward(
@@ -114,7 +118,7 @@ def backward(
     images = 1 if frozen else x.shape[3]
     passed = y if relu else None
     sums = Call(
-        "bnorm_sums",
+        of_maps("bnorm_sums", x),
         [
             x, passed, dzdy, moments_in, _sums(rows, scratch), totals, dg, db, moments_out,
             der_residual,
@@ -126,7 +130,7 @@ def backward(
     if der_residual is not None and not add_residual:
         passed, dzdy = None, der_residual
     slopes = Call(
-        "bnorm_slopes",
+        of_maps("bnorm_slopes", x),
         [x, passed, dzdy, moments_in, g, None if frozen else totals, mask, dzdx],
         [*rows, add],
     )

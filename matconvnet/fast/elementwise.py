@@ -1,6 +1,7 @@
 """One pass over maps by kernels: rectify, squash, add, copy, join and split channels, drop, scale.
 
-All maps are float32 on the CPU, H W C N views of channels-last memory, and stay where they are.
+All maps are of one type, float32 or bfloat16, on the CPU, H W C N views of channels-last memory,
+and stay where they are. Biases, multipliers and sums are float32.
 Every function returns one call. Where a function says so, its output may be one of its inputs.
 """
 
@@ -8,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from matconvnet.fast.native import Call
+from matconvnet.fast.native import Call, of_maps
 
 BITS_BLOCK = 128  # elements whose bits of a dropout mask lie together, as in kernels/elementwise.c
 
@@ -18,7 +19,7 @@ def relu(x: Tensor, y: Tensor, leak: float = 0.0) -> list[Call]:
 
     Source: matconvnet.blocks.relu.
     """
-    return [Call("relu", (x, y), (x.numel(),), (leak,))]
+    return [Call(of_maps("relu", x), (x, y), (x.numel(),), (leak,))]
 
 
 def relu_backward(
@@ -34,7 +35,7 @@ def relu_backward(
 
     Source: matconvnet.blocks.relu.
     """
-    return [Call("relu_backward", (y, dzdy, dzdx), (y.numel(), int(add)), (leak,))]
+    return [Call(of_maps("relu_backward", y), (y, dzdy, dzdx), (y.numel(), int(add)), (leak,))]
 
 
 def sigmoid(x: Tensor, y: Tensor) -> list[Call]:
@@ -42,7 +43,7 @@ def sigmoid(x: Tensor, y: Tensor) -> list[Call]:
 
     Source: matconvnet.blocks.sigmoid.
     """
-    return [Call("sigmoid", (x, y), (x.numel(),))]
+    return [Call(of_maps("sigmoid", x), (x, y), (x.numel(),))]
 
 
 def sigmoid_backward(y: Tensor, dzdy: Tensor, dzdx: Tensor, add: bool = False) -> list[Call]:
@@ -55,7 +56,7 @@ def sigmoid_backward(y: Tensor, dzdy: Tensor, dzdx: Tensor, add: bool = False) -
 
     Source: matconvnet.blocks.sigmoid.
     """
-    return [Call("sigmoid_backward", (y, dzdy, dzdx), (y.numel(), int(add)))]
+    return [Call(of_maps("sigmoid_backward", y), (y, dzdy, dzdx), (y.numel(), int(add)))]
 
 
 def add(inputs: Sequence[Tensor], y: Tensor, relu: bool = False) -> list[Call]:
@@ -63,7 +64,7 @@ def add(inputs: Sequence[Tensor], y: Tensor, relu: bool = False) -> list[Call]:
 
     Source: matconvnet.blocks.sum.
     """
-    return [Call("add", (y, *inputs), (y.numel(), len(inputs), int(relu)))]
+    return [Call(of_maps("add", y), (y, *inputs), (y.numel(), len(inputs), int(relu)))]
 
 
 def copy(x: Tensor, y: Tensor, *, mask: Tensor | None = None, add: bool = False) -> list[Call]:
@@ -74,7 +75,7 @@ def copy(x: Tensor, y: Tensor, *, mask: Tensor | None = None, add: bool = False)
         mask: shape of `y`; where it is <= 0, y becomes 0.
         add: add to what `y` holds, before the mask.
     """
-    return [Call("copy", (x, y, mask), (x.numel(), int(add)))]
+    return [Call(of_maps("copy", x), (x, y, mask), (x.numel(), int(add)))]
 
 
 def concat(inputs: Sequence[Tensor], y: Tensor) -> list[Call]:
@@ -84,7 +85,7 @@ def concat(inputs: Sequence[Tensor], y: Tensor) -> list[Call]:
     """
     channels = y.shape[2]
     numbers = (_pixels(y), len(inputs), channels, *(x.shape[2] for x in inputs))
-    return [Call("concat", (y, *inputs), numbers)]
+    return [Call(of_maps("concat", y), (y, *inputs), numbers)]
 
 
 def split(
@@ -100,7 +101,7 @@ def split(
         add: add to what `y` holds, before the mask.
     """
     numbers = (_pixels(y), y.shape[2], x.shape[2], int(add))
-    return [Call("copy_rows", (x[:, :, start:], y, mask), numbers)]
+    return [Call(of_maps("copy_rows", y), (x[:, :, start:], y, mask), numbers)]
 
 
 def mask_bytes(elements: int) -> int:
@@ -115,14 +116,16 @@ def dropout_forward(x: Tensor, u: Tensor, bits: Tensor, y: Tensor, rate: float) 
 
     Args:
         x: map of any shape.
-        u: uniform numbers in 0..1, shape and memory order of `x`.
+        u: uniform float32 numbers in 0..1, shape and memory order of `x`.
         bits: `mask_bytes(x.numel())` uint8s, written: the mask, in an order of its own.
         y: shape of `x`, written; may be `x`.
         rate: share of the elements to drop, 0..1; 1 drops everything.
 
     Source: matconvnet.blocks.dropout.
     """
-    return [Call("dropout_forward", (x, u, bits, y), (x.numel(),), (rate, _scale(rate)))]
+    return [
+        Call(of_maps("dropout_forward", x), (x, u, bits, y), (x.numel(),), (rate, _scale(rate)))
+    ]
 
 
 def dropout_backward(
@@ -147,7 +150,9 @@ def dropout_backward(
     Source: matconvnet.blocks.dropout.
     """
     numbers = (dzdy.numel(), int(add))
-    return [Call("dropout_backward", (bits, dzdy, dzdx, mask), numbers, (_scale(rate),))]
+    return [
+        Call(of_maps("dropout_backward", dzdy), (bits, dzdy, dzdx, mask), numbers, (_scale(rate),))
+    ]
 
 
 def scale_bias(
@@ -162,7 +167,7 @@ def scale_bias(
         relu: 0 where the result is negative.
     """
     numbers = (_pixels(x), x.shape[2], int(relu))
-    return [Call("scale_bias", (x, multipliers, biases, y), numbers)]
+    return [Call(of_maps("scale_bias", x), (x, multipliers, biases, y), numbers)]
 
 
 def channel_sums(x: Tensor, sums: Tensor) -> list[Call]:
@@ -170,7 +175,17 @@ def channel_sums(x: Tensor, sums: Tensor) -> list[Call]:
 
     Source: matconvnet.layout.channel_sums.
     """
-    return [Call("channel_sums", (x, sums), (_pixels(x), x.shape[2]))]
+    return [Call(of_maps("channel_sums", x), (x, sums), (_pixels(x), x.shape[2]))]
+
+
+def widen(x: Tensor, y: Tensor) -> list[Call]:
+    """Write `x`, a map of bfloat16, to `y`, one of float32."""
+    return [Call("widen", (x, y), (x.numel(),))]
+
+
+def narrow(x: Tensor, y: Tensor) -> list[Call]:
+    """Write `x`, a map of float32, to `y`, one of bfloat16, rounded to the nearest."""
+    return [Call("narrow", (x, y), (x.numel(),))]
 
 
 def _pixels(x: Tensor) -> int:

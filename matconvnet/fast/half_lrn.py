@@ -1,6 +1,6 @@
-"""Local response normalisation of half types on the CPU, by the kernels of float32."""
+"""Local response normalisation of half types on the CPU, by the kernels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,11 +25,8 @@ class HalfLRN(LRN):
         x = check_map(inputs[0])
         if not _serves(x):
             return super().forward(inputs, params, ctx)
-        rows = pixels(x)
-        a, out = _strip(rows), torch.empty_like(rows)
-        calls = kernels.forward(_map(a), _map(a), self.param, torch.empty)
-        _run(calls, (rows,), (a,), a, out)
-        return (from_pixels(out, x.shape[0], x.shape[1], x.shape[3]),), None
+        out = _run(lambda a, y: kernels.forward(a, y, self.param, torch.empty), [x])
+        return (out,), None
 
     def backward(self, call, der_outputs):
         """See `lrn_backward`."""
@@ -37,11 +34,9 @@ class HalfLRN(LRN):
         if not _serves(x):
             return super().backward(call, der_outputs)
         dzdy = check_projection(der_outputs[0], x.shape, x)
-        rows, ders = pixels(x), pixels(dzdy)
-        a, g, out = _strip(rows), _strip(rows), torch.empty_like(rows)
-        calls = kernels.backward(_map(a), _map(g), _map(g), self.param, torch.empty)
-        _run(calls, (rows, ders), (a, g), g, out)
-        dzdx = from_pixels(out, x.shape[0], x.shape[1], x.shape[3])
+        dzdx = _run(
+            lambda a, g, out: kernels.backward(a, g, out, self.param, torch.empty), [x, dzdy]
+        )
         return (dzdx.reshape(call.inputs[0].shape),), ()
 
 
@@ -49,30 +44,34 @@ def _serves(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16) and x.numel() > 0
 
 
-def _strip(rows: Tensor) -> Tensor:
-    """Room in float32 for some rows."""
-    count, channels = rows.shape
-    return rows.new_empty((min(max(STRIP // channels, 1), count), channels), dtype=torch.float32)
+def _run(calls_for: Callable[..., Sequence[Call]], maps: Sequence[Tensor]) -> Tensor:
+    """Run the calls for some maps and a map like them, which is returned.
+
+    There are kernels for bfloat16. Rows of float16 are converted to float32, and back, some at a
+    time; the result may take the place of the last map.
+    """
+    height, width, _, number = maps[0].shape
+    sources = [pixels(x).contiguous() for x in maps]
+    out = torch.empty_like(sources[0])
+    if out.dtype == torch.bfloat16:
+        for call in calls_for(*map(_map, (*sources, out))):
+            call()
+    else:
+        count, channels = out.shape
+        step = min(max(STRIP // channels, 1), count)
+        strips = [out.new_empty((step, channels), dtype=torch.float32) for _ in sources]
+        calls = calls_for(*map(_map, (*strips, strips[-1])))
+        for first in range(0, count, step):
+            rows = slice(first, min(first + step, count))
+            size = rows.stop - first
+            for source, strip in zip(sources, strips, strict=True):
+                strip[:size].copy_(source[rows])
+            for call in calls:
+                call.numbers[0] = size  # of pixels
+                call()
+            out[rows].copy_(strips[-1][:size])
+    return from_pixels(out, height, width, number)
 
 
 def _map(rows: Tensor) -> Tensor:
     return from_pixels(rows, 1, len(rows), 1)
-
-
-def _run(
-    calls: Sequence[Call],
-    sources: Sequence[Tensor],
-    strips: Sequence[Tensor],
-    result: Tensor,
-    out: Tensor,
-) -> None:
-    """Convert rows of `sources` to `strips`, run the calls, convert `result` to `out`; and on."""
-    step = len(result)
-    for first in range(0, len(out), step):
-        count = min(step, len(out) - first)
-        for source, strip in zip(sources, strips, strict=True):
-            strip[:count].copy_(source[first : first + count])
-        for call in calls:
-            call.numbers[0] = count  # of pixels
-            call()
-        out[first : first + count].copy_(result[:count])

@@ -15,6 +15,7 @@ from matconvnet.fast.evaluator import Options, Programs
 from matconvnet.fast.native import missing
 from matconvnet.fast.packing import PackedConv, packed
 from matconvnet.fast.precision import LOW, check_precision, note, tf32
+from matconvnet.fast.program import Program
 from matconvnet.fast.rewrite import Step, fuse, in_test_mode
 from matconvnet.geometry import Size, variable_sizes
 from matconvnet.graph import Graph
@@ -54,21 +55,34 @@ class TorchEvaluator:
         return {v: record.values[v] for v in self.outputs}
 
 
-@dataclass(frozen=True)
 class ProgramEvaluator:
-    """Evaluates by programs where they serve; where they do not, as `own` does."""
+    """Evaluates by programs where they serve; where they do not, as `own` does.
 
-    programs: Programs
-    values: Mapping[str, Tensor | None]
-    own: TorchEvaluator
+    Float inputs have to be as programs read them: float32 on the CPU, maps in channels-last memory.
+    """
+
+    def __init__(
+        self, programs: Programs, values: Mapping[str, Tensor | None], own: TorchEvaluator
+    ):
+        """values: of the parameters, none of which will be replaced."""
+        self.programs, self.values, self.own = programs, values, own
+        self._options = Options(precious=frozenset(own.outputs))
+        self._ctx = Context(training=False)
+        self._last: tuple[object, Program] | None = None
 
     def eval(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `Evaluator`."""
-        options = Options(precious=frozenset(self.own.outputs))
-        program, maps, _ = self.programs.find(inputs, self.values, options)
-        if program is None:
-            return self.own.eval(inputs)
-        record = program.run(maps, self.values, {}, Context(training=False))
+        form = (torch.get_num_threads(), [(v, x.shape, x.dtype) for v, x in inputs.items()])
+        if self._last is not None and self._last[0] == form:
+            program = self._last[1]
+        else:
+            program, maps, _ = self.programs.find(inputs, self.values, self._options)
+            if program is None:
+                return self.own.eval(inputs)
+            same = all(x.dtype == torch.float32 for x in inputs.values())
+            self._last = (form, program) if same else None
+            inputs = maps
+        record = program.run(inputs, self.values, {}, self._ctx, timed=False)
         return {v: record.values[v].clone() for v in self.own.outputs}
 
 
@@ -118,8 +132,10 @@ class Compiled:
             raise KeyError(f"inputs lacks {missing}; wanted values of {list(self.inputs)}")
         given = {v: self._ready(v, inputs[v]) for v in self.inputs}
         made = self.evaluator.eval(given)
-        values = {v: t.to(self.dtype) if t.is_floating_point() else t for v, t in made.items()}
-        return Record({**given, **values}, ctx=Context(training=False))
+        for v, t in made.items():
+            is_ready = t.dtype == self.dtype or not t.is_floating_point()
+            given[v] = t if is_ready else t.to(self.dtype)
+        return Record(given, ctx=Context(training=False))
 
     def predict(self, images: Images, *, batch_size: int = 32, scale: float = 1.0) -> Prediction:
         """What the network makes of images; see `Network.predict`."""
@@ -135,10 +151,13 @@ class Compiled:
         tensor = to_tensor(value)
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} is {type(value).__name__}; wanted a tensor or a NumPy array")
-        tensor = tensor.to(self.device, non_blocking=True)
+        if tensor.device != self.device:
+            tensor = tensor.to(self.device, non_blocking=True)
         if not tensor.is_floating_point():
             return tensor
-        return channels_last(as4d(tensor.to(self.dtype), name))
+        if tensor.dtype != self.dtype:
+            tensor = tensor.to(self.dtype)
+        return channels_last(as4d(tensor, name))
 
 
 @torch.no_grad()

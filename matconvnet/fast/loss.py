@@ -1,8 +1,12 @@
-"""Softmax, and the losses of classes."""
+"""Softmax, and the losses of classes.
+
+All maps are of one type, float32 or bfloat16; losses, and derivatives with respect to them, are
+float32.
+"""
 
 from torch import Tensor
 
-from matconvnet.fast.native import Call
+from matconvnet.fast.native import Call, of_maps
 
 
 def softmaxlog_forward(x: Tensor, labels: Tensor, y: Tensor) -> list[Call]:
@@ -16,7 +20,7 @@ def softmaxlog_forward(x: Tensor, labels: Tensor, y: Tensor) -> list[Call]:
 
     Source: matconvnet.blocks.loss, kind "softmaxlog".
     """
-    return [Call("loss_softmaxlog", [x, labels, y], _rows(x, labels))]
+    return [Call(of_maps("loss_softmaxlog", x), [x, labels, y], _rows(x, labels))]
 
 
 def softmaxlog_backward(x: Tensor, labels: Tensor, dzdy: Tensor, dzdx: Tensor) -> list[Call]:
@@ -25,7 +29,7 @@ def softmaxlog_backward(x: Tensor, labels: Tensor, dzdy: Tensor, dzdx: Tensor) -
     Args: as `softmaxlog_forward`; dzdy is one number, dzdx has the shape of `x`, but not its
         memory.
     """
-    return [Call("loss_softmaxlog_backward", [x, labels, dzdy, dzdx], _rows(x, labels))]
+    return [Call(of_maps("loss_softmaxlog_backward", x), [x, labels, dzdy, dzdx], _rows(x, labels))]
 
 
 def classerror(x: Tensor, labels: Tensor, y: Tensor) -> list[Call]:
@@ -34,7 +38,7 @@ def classerror(x: Tensor, labels: Tensor, y: Tensor) -> list[Call]:
     Args: as `softmaxlog_forward`.
     Source: matconvnet.blocks.loss, kind "classerror".
     """
-    return [Call("loss_classerror", [x, labels, y], _rows(x, labels))]
+    return [Call(of_maps("loss_classerror", x), [x, labels, y], _rows(x, labels))]
 
 
 def topkerror(x: Tensor, labels: Tensor, k: int, y: Tensor) -> list[Call]:
@@ -43,7 +47,7 @@ def topkerror(x: Tensor, labels: Tensor, k: int, y: Tensor) -> list[Call]:
     Args: as `softmaxlog_forward`.
     Source: matconvnet.blocks.loss, kind "topkerror".
     """
-    return [Call("loss_topkerror", [x, labels, y], [*_rows(x, labels), k])]
+    return [Call(of_maps("loss_topkerror", x), [x, labels, y], [*_rows(x, labels), k])]
 
 
 def softmax_forward(x: Tensor, y: Tensor) -> list[Call]:
@@ -52,13 +56,13 @@ def softmax_forward(x: Tensor, y: Tensor) -> list[Call]:
     Source: matconvnet.blocks.softmax.
     """
     h, w, classes, n = x.shape
-    return [Call("softmax", [x, y], [h * w * n, classes])]
+    return [Call(of_maps("softmax", x), [x, y], [h * w * n, classes])]
 
 
 def softmax_backward(y: Tensor, dzdy: Tensor, dzdx: Tensor) -> list[Call]:
     """Write y * (dzdy - sum over d of dzdy_d * y_d), y the softmax; dzdx may be `dzdy`."""
     h, w, classes, n = y.shape
-    return [Call("softmax_backward", [y, dzdy, dzdx], [h * w * n, classes])]
+    return [Call(of_maps("softmax_backward", y), [y, dzdy, dzdx], [h * w * n, classes])]
 
 
 def _rows(x: Tensor, labels: Tensor) -> tuple[int, int, int]:

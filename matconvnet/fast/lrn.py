@@ -1,6 +1,7 @@
 """Local response normalisation by kernels: one pass over memory, forward and backward.
 
-All maps are float32 on the CPU, H W C N views of channels-last memory, and stay where they are.
+All maps are of one type, float32 or bfloat16, on the CPU, H W C N views of channels-last memory,
+and stay where they are.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from matconvnet.blocks.lrn import parse
-from matconvnet.fast.native import Call, lanes
+from matconvnet.fast.native import Call, lanes, of_maps
 
 Scratch = Callable[[int], Tensor]
 
@@ -34,7 +35,7 @@ def forward(x: Tensor, y: Tensor, param: Sequence[float], scratch: Scratch) -> l
     Source: matconvnet.blocks.lrn.
     """
     numbers, scalars, floats = _plan(x, param)
-    return [Call("lrn_forward", (x, y, scratch(floats)), numbers, scalars)]
+    return [Call(of_maps("lrn_forward", x), (x, y, scratch(floats)), numbers, scalars)]
 
 
 def backward(
@@ -68,7 +69,7 @@ def backward(
     """
     numbers, scalars, floats = _plan(x, param)
     addresses = (x, dzdy, dzdx, mask, scratch(3 * floats))
-    return [Call("lrn_backward", addresses, (*numbers, int(add)), scalars)]
+    return [Call(of_maps("lrn_backward", x), addresses, (*numbers, int(add)), scalars)]
 
 
 def _plan(x: Tensor, param: Sequence[float]) -> tuple[tuple[int, ...], tuple[float, ...], int]:

@@ -125,9 +125,13 @@ class Call:
 
 
 class Tape:
-    """Calls that run one after the other, without Python in between."""
+    """Calls that run one after the other, without Python in between.
 
-    def __init__(self, calls: Sequence[Call]):
+    seconds: of each call, as far as they were timed.
+    """
+
+    def __init__(self, calls: Sequence[Call], seconds: np.ndarray | None = None):
+        """seconds: where to keep the times, a float64 for each call; None: in a new array."""
         self.calls = list(calls)
         library: Any = kernels()
         self._run = library.run
@@ -136,7 +140,7 @@ class Tape:
         ]
         self._structs = (CallStruct * len(structs))(*structs)
         self._count = ctypes.c_int64(len(structs))
-        self.seconds = np.zeros(len(structs))
+        self.seconds = np.zeros(len(structs)) if seconds is None else seconds
         self._seconds = ctypes.c_void_p(self.seconds.ctypes.data)
 
     def __call__(self, timed: bool = False) -> None:

@@ -1,6 +1,7 @@
 """Pooling by kernels: one pass over the map forward, one over its derivative backward.
 
-All maps are float32 on the CPU, H W C N views of channels-last memory, and stay where they are.
+All maps are of one type, float32 or bfloat16, on the CPU, H W C N views of channels-last memory,
+and stay where they are.
 """
 
 from typing import NamedTuple
@@ -8,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from matconvnet.fast.native import Call
+from matconvnet.fast.native import Call, of_maps
 
 MEAN, MAXIMUM, MAXIMUM_BYTES, MAXIMUM_PLACES = range(4)  # as in kernels/pool.c
 
@@ -52,7 +53,7 @@ def forward(
     Raises: ValueError, if bytes cannot tell the pixels of a window apart.
     Source: matconvnet.blocks.pool.
     """
-    return [Call("pool_forward", (x, y, winners), _numbers(shape, winners))]
+    return [Call(of_maps("pool_forward", x), (x, y, winners), _numbers(shape, winners))]
 
 
 def backward(
@@ -62,6 +63,7 @@ def backward(
     dzdx: Tensor,
     *,
     mask: Tensor | None = None,
+    mask_dzdy: Tensor | None = None,
     add: bool = False,
 ) -> list[Call]:
     """Derivative of `forward` projected on `dzdy`.
@@ -75,6 +77,8 @@ def backward(
         winners: what `forward` wrote; None for the mean.
         dzdx: H x W x C x N, written.
         mask: shape of `dzdx`; where it is <= 0 the derivative becomes 0.
+        mask_dzdy: shape of `dzdy`; where it is <= 0, `dzdy` counts as 0. The output of the maxima
+            of a rectified map masks this derivative as the map would, without its being kept.
         add: add to what `dzdx` holds, before the mask.
 
     Returns: one call.
@@ -84,7 +88,8 @@ def backward(
     if shape.method == "max" and winners is None:
         raise ValueError("winners is None; wanted those that forward wrote")
     numbers = (*_numbers(shape, winners), int(add))
-    return [Call("pool_backward", (dzdy, winners, dzdx, mask), numbers)]
+    addresses = (dzdy, winners, dzdx, mask, mask_dzdy)
+    return [Call(of_maps("pool_backward", dzdy), addresses, numbers)]
 
 
 def _numbers(shape: PoolShape, winners: Tensor | None) -> tuple[int, ...]:

@@ -60,6 +60,8 @@ class Program:
         ders: Mapping[str, Tensor],
         ctx: Context,
         on_param: OnParam | None = None,
+        *,
+        timed: bool = True,
     ) -> Record:
         """Compute the task once.
 
@@ -68,6 +70,7 @@ class Program:
             params: tensors of the shapes and strides of those of the task.
             ctx: mode and random generator.
             on_param: as in `executor.backward`.
+            timed: take the time of every layer; else there are none in the record.
         """
         for v, tensor in inputs.items():
             self.bindings[v].move(tensor)
@@ -78,10 +81,11 @@ class Program:
             self._params = params
         writer, run = self.writer, Run(inputs, params, ctx)
         record = Record(dict(inputs), ctx=ctx, spent=True)
-        self.forward.run(run, lambda *_: None)
+        self.forward.run(run, _ignore, timed=timed)
         for v, value in writer.values.items():
             record.values[v] = value.clone() if value.dim() == 0 else value
-        record.forward_time = self.forward.times()
+        if timed:
+            record.forward_time = self.forward.times()
         if not self.task.ders:
             return record
         for v, der in ders.items():
@@ -98,10 +102,11 @@ class Program:
             else:
                 on_param(p, der)
 
-        self.backward.run(run, complete)
+        self.backward.run(run, complete, timed=timed)
         record.ders = {v: der for v, der in writer.ders.items() if v not in run.absent}
         record.ders.update(ders)
-        record.backward_time = self.backward.times()
+        if timed:
+            record.backward_time = self.backward.times()
         return record
 
     def _hindrance(self, node: Node) -> str:
@@ -132,6 +137,10 @@ class Binding:
             for addresses, i in self.places:
                 addresses[i] = int(addresses[i]) - self.start + start
             self.start = start
+
+
+def _ignore(run: Run, p: str) -> None:
+    """The forward pass completes no derivative."""
 
 
 def _classes(all_units: Sequence[Unit], shapes: Shapes) -> dict[str, int]:

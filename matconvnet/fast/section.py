@@ -48,42 +48,49 @@ class Section:
         number = {unit: i for i, unit in enumerate(self.units)}
         self.parts: list[tuple[Tape | Step, np.ndarray, tuple[str, ...]]] = []
         self._none = dict.fromkeys((n.name for unit in self.units for n in unit.nodes), 0.0)
-        calls, owners = list[Call](), list[int]()
+        counts = [len(item.work) if isinstance(item.work, list) else 1 for item in items]
+        self._owners = np.repeat([number[item.unit] for item in items], counts).astype(int)
+        self._seconds = np.zeros(len(self._owners))  # of every call and step, in their order
+        calls, end = list[Call](), 0
 
         def close(params: tuple[str, ...] = ()) -> None:
             if calls or params:
-                self.parts.append((Tape(calls), np.array(owners, int), params))
+                seconds = self._seconds[end - len(calls) : end]
+                self.parts.append((Tape(calls, seconds), seconds, params))
                 calls.clear()
-                owners.clear()
 
-        for unit, work, params in items:
+        for (_, work, params), count in zip(items, counts, strict=True):
             if isinstance(work, list):
                 calls += work
-                owners += [number[unit]] * len(work)
+                end += count
                 if params:
                     close(params)
             else:
                 close()
-                self.parts.append((work, np.array([number[unit]]), params))
+                end += count
+                self.parts.append((work, self._seconds[end - 1 : end], params))
         close()
-        self.seconds = np.zeros(len(self.units))
 
-    def run(self, run: Run, on_param: Callable[[Run, str], None]) -> None:
-        """Run every part, and tell of parameters whose derivative is complete."""
-        self.seconds[:] = 0
-        for work, owners, params in self.parts:
+    def run(self, run: Run, on_param: Callable[[Run, str], None], *, timed: bool = True) -> None:
+        """Run every part, and tell of parameters whose derivative is complete.
+
+        timed: take the time of every call, for `times`.
+        """
+        if timed:
+            self._seconds.fill(0)
+        for work, seconds, params in self.parts:
             if isinstance(work, Tape):
-                work.seconds[:] = 0
-                work(timed=True)
-                self.seconds += np.bincount(owners, work.seconds, len(self.seconds))
+                work(timed)
             else:
                 start = perf_counter()
                 work(run)
-                self.seconds[owners] += perf_counter() - start
+                if timed:
+                    seconds[0] = perf_counter() - start
             for p in params:
                 on_param(run, p)
 
     def times(self) -> dict[str, float]:
-        """Seconds of the last run by layer; those of a unit stand at its main layer."""
+        """Seconds of the last timed run by layer; those of a unit stand at its main layer."""
         names = (unit.node.name for unit in self.units)
-        return {**self._none, **dict(zip(names, self.seconds.tolist(), strict=True))}
+        seconds = np.bincount(self._owners, self._seconds, len(self.units))
+        return {**self._none, **dict(zip(names, seconds.tolist(), strict=True))}

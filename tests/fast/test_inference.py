@@ -21,6 +21,7 @@ from matconvnet.blocks.sum import Sum
 from matconvnet.fast import inference, packing
 from matconvnet.fast.fused import has_onednn
 from matconvnet.fast.inference import compile_for_inference
+from matconvnet.fast.native import missing
 from matconvnet.nets.dagnn import DagNN
 from matconvnet.nets.simplenn import SimpleNN
 from tests.helpers import assert_close, randn
@@ -258,3 +259,50 @@ def test_gpu(precision):
     evaluator = compiled.evaluator
     assert isinstance(evaluator, inference.Replaying)
     assert "recorded in mode 'test'" in evaluator.report[0].what
+
+
+@pytest.mark.skipif(bool(missing()), reason="no kernels")
+def test_what_is_evaluated_may_change_from_call_to_call(monkeypatch):
+    net = classifier()
+    compiled, looked_up = compile_for_inference(net), []
+    find = compiled.evaluator.programs.find
+    monkeypatch.setattr(
+        compiled.evaluator.programs, "find", lambda *a: looked_up.append(1) or find(*a)
+    )
+
+    def check(given):
+        want = net.eval(given, mode="test").values["scores"]
+        got = compiled.eval(given).values["scores"]
+        assert_close(got.double(), want.double(), TOLERANCE)
+        return got
+
+    first, other = image(net, 2, seed=1), image(net, 2, seed=2)
+    scores = check(first)
+    kept = scores.clone()
+    check(other)  # at another address
+    check(first)
+    assert len(looked_up) == 1
+    check({"x": first["x"].contiguous()})  # other strides
+    assert len(looked_up) == 1
+    assert torch.equal(scores, kept)  # it is the caller's
+    check(image(net, 3))
+    check(first)
+    assert len(looked_up) == 3
+    first["x"].mul_(2)
+    check(first)
+    assert len(looked_up) == 3
+
+
+@pytest.mark.skipif(bool(missing()), reason="no kernels")
+def test_threads_may_change_from_call_to_call():
+    net, before = chain(), torch.get_num_threads()
+    compiled, given = compile_for_inference(net), {"x0": randn((12, 10, 1, 4), 3).float()}
+    want = net.eval(given, mode="test").values[compiled.outputs[0]]
+    try:
+        for threads in (1, 2, 1):
+            torch.set_num_threads(threads)
+            got = compiled.eval(given).values[compiled.outputs[0]]
+            assert_close(got.double(), want.double(), TOLERANCE)
+            assert threads in {key[-1] for key in compiled.evaluator.programs.made}
+    finally:
+        torch.set_num_threads(before)

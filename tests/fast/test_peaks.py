@@ -3,15 +3,30 @@
 import math
 
 import pytest
+import torch
 
 from matconvnet.fast import peaks as measuring
 from matconvnet.fast.peaks import Peaks, measure_peaks
 
 
-def test_peaks_are_measured(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_peaks_are_measured(monkeypatch, dtype):
     monkeypatch.setattr(measuring, "SECONDS", 0.01)
-    found = measure_peaks("cpu")
+    found = measure_peaks("cpu", dtype)
     assert all(math.isfinite(peak) and peak > 0 for peak in found)
+
+
+def test_a_copy_counts_as_read_and_written(monkeypatch):
+    monkeypatch.setattr(measuring, "_best", lambda run, device: run().numel() * 4e-9)
+    assert measure_peaks("cpu").copy == pytest.approx(2)  # bytes a nanosecond
+
+
+def test_additions_and_multiplications_count(monkeypatch):
+    """Every output of a 3 x 3 convolution is the sum of 9 c products; that of a matrix of rows."""
+    monkeypatch.setattr(measuring, "_best", lambda run, device: run().numel() * 1e-9)
+    found = measure_peaks("cpu")
+    assert found.convolution == pytest.approx(2 * 9 * max(c for c, _ in measuring.CONVOLUTIONS))
+    assert found.product == pytest.approx(2 * 2048)
 
 
 @pytest.mark.parametrize(

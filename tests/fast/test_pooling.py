@@ -53,7 +53,7 @@ def shape_of(x, dzdy, options, method):
     )
 
 
-def run(x, dzdy, options, method, *, winners=torch.uint8, start=None, mask=None):
+def run(x, dzdy, options, method, *, winners=torch.uint8, start=None, mask=None, mask_dzdy=None):
     """Output of the kernels and their derivative; winners: their type, None for the mean.
 
     start: what the derivative is added to.
@@ -64,7 +64,9 @@ def run(x, dzdy, options, method, *, winners=torch.uint8, start=None, mask=None)
     if start is not None:
         dzdx.copy_(start)
     calls = pooling.forward(shape, x, y, kept)
-    calls += pooling.backward(shape, dzdy, kept, dzdx, mask=mask, add=start is not None)
+    calls += pooling.backward(
+        shape, dzdy, kept, dzdx, mask=mask, mask_dzdy=mask_dzdy, add=start is not None
+    )
     for call in calls:
         call()
     return y, dzdx
@@ -94,6 +96,26 @@ def test_mask_and_addition(case, method, winners, masked, added):
     want = run(x, dzdy, options, method, winners=winners)[1].double()
     want = want + start if added else want
     assert_close(got, want * (x > 0) if masked else want, TOLERANCE)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(("method", "winners"), [("max", torch.uint8), ("avg", None)])
+@pytest.mark.parametrize("added", [True, False])
+def test_mask_of_the_projection(case, method, winners, added):
+    x, dzdy, options = maps(case, 10)
+    mask = channels_last(randn(dzdy.shape, 12, torch.float32))
+    start = channels_last(randn(x.shape, 13, torch.float32)) if added else None
+    got = run(x, dzdy, options, method, winners=winners, start=start, mask_dzdy=mask)[1]
+    want = run(x, dzdy * (mask > 0), options, method, winners=winners, start=start)[1]
+    assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_maxima_mask_as_a_rectified_map_does(case):
+    x, dzdy, options = maps(case, 14)
+    x.relu_()
+    y, want = run(x, dzdy, options, "max", mask=x)
+    assert torch.equal(run(x, dzdy, options, "max", mask_dzdy=y)[1], want)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

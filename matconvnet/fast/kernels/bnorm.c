@@ -39,25 +39,18 @@ static int64_t rest_of(const shape *g, int64_t part, int64_t from, int64_t lanes
     return part == g->parts - 1 ? most(0, least(lanes, g->rest - from)) : 0;
 }
 
-ALWAYS vf get(const float *a, int64_t count) { return count >= LANES ? load(a) : load_some(a, count); }
-ALWAYS void put(float *a, vf v, int64_t count)
-{
-    if (count >= LANES) store(a, v);
-    else store_some(a, v, count);
-}
-
 /* The derivative dzdy, that of a ReLU with output y behind the block: 0 where y <= 0. */
-ALWAYS vf passed(const float *dzdy, const float *y, int64_t at, int64_t count)
+ALWAYS vf passed(const num *dzdy, const num *y, int64_t at, int64_t count)
 {
-    vf d = get(dzdy + at, count);
-    return y ? where(get(y + at, count) > 0, d, (vf){}) : d;
+    vf d = load_left(dzdy + at, count);
+    return y ? where(load_left(y + at, count) > 0, d, (vf){}) : d;
 }
 
 /* Maps that the sums are taken of. No dzdy: of the deviations themselves. residual: where the
    derivative goes that `passed`. */
 typedef struct {
-    const float *x, *dzdy, *y;
-    float *residual;
+    const num *x, *dzdy, *y;
+    num *residual;
     int add_residual;
 } summed;
 
@@ -77,11 +70,11 @@ ALWAYS void add_rows(const summed *m, int64_t at, int64_t rows, int64_t width, i
             for (int v = 0; v < TILE / LANES; v++) {
                 int64_t lane = i + v * LANES, here = at + r * width + lane;
                 int64_t count = whole ? LANES : most(0, lanes - lane);
-                vf t = get(m->x + here, count) - c[v], d = t;
+                vf t = load_left(m->x + here, count) - c[v], d = t;
                 if (m->dzdy) d = passed(m->dzdy, m->y, here, count);
                 if (m->residual) {
-                    vf old = m->add_residual ? get(m->residual + here, count) : (vf){};
-                    put(m->residual + here, old + d, count);
+                    vf old = m->add_residual ? load_left(m->residual + here, count) : (vf){};
+                    store_left(m->residual + here, old + d, count);
                 }
                 tile_s[v] += d;
                 tile_q[v] += d * t;
@@ -119,7 +112,7 @@ static void join(double *mean, double *square, double have, const float *p, cons
 
 /* Moments of every lane over a part. The squares are taken about the mean of the rows before, so
    that nothing cancels where the mean is much larger than the deviation. */
-static void moments_of_part(const shape *g, const float *x, int64_t part, double *means, double *squares)
+static void moments_of_part(const shape *g, const num *x, int64_t part, double *means, double *squares)
 {
     static const float none[STRIP];
     int64_t start = start_of(g, part), end = start_of(g, part + 1);
@@ -127,10 +120,10 @@ static void moments_of_part(const shape *g, const float *x, int64_t part, double
         float centre[STRIP], s[STRIP], q[STRIP];
         double *mean = means + from, *square = squares + from;
         int64_t lanes = least(STRIP, g->width - from), first = least(8, end - start);
-        const float *column = x + from;
+        const num *column = x + from;
         memset(centre, 0, sizeof centre);
         for (int64_t r = start; r < start + first; r++)
-            for (int64_t i = 0; i < lanes; i++) centre[i] += column[r * g->width + i] / first;
+            for (int64_t i = 0; i < lanes; i++) centre[i] += value(column[r * g->width + i]) / first;
         memset(mean, 0, 8 * lanes);
         memset(square, 0, 8 * lanes);
         for (int64_t r = start; r < end; r += BLOCK) {
@@ -140,7 +133,8 @@ static void moments_of_part(const shape *g, const float *x, int64_t part, double
             for (int64_t i = 0; i < lanes; i++) centre[i] = mean[i];
         }
         int64_t rest = rest_of(g, part, from, lanes);
-        join(mean, square, end - start, column + g->rows * g->width, none, none, 1, rest);
+        for (int64_t i = 0; i < rest; i++) centre[i] = value(column[g->rows * g->width + i]);
+        join(mean, square, end - start, centre, none, none, 1, rest);
     }
 }
 
@@ -191,15 +185,15 @@ KERNEL(bnorm_moments)
 }
 
 /* y = (x - mu) * scale + b of a row; what stands in k, in order: mu, scale, b, STRIP of each. */
-ALWAYS void normalise(const float *x, const float *residual, float *y, int relu, const float *k,
+ALWAYS void normalise(const num *x, const num *residual, num *y, int relu, const float *k,
                       int64_t lanes)
 {
     for (int64_t i = 0; i < lanes; i += LANES) {
         int64_t count = lanes - i;
-        vf v = (get(x + i, count) - load(k + i)) * load(k + STRIP + i) + load(k + 2 * STRIP + i);
-        if (residual) v += get(residual + i, count);
+        vf v = (load_left(x + i, count) - load(k + i)) * load(k + STRIP + i) + load(k + 2 * STRIP + i);
+        if (residual) v += load_left(residual + i, count);
         if (relu) v = larger((vf){}, v);
-        put(y + i, v, count);
+        store_left(y + i, v, count);
     }
 }
 
@@ -210,8 +204,9 @@ ALWAYS void normalise(const float *x, const float *residual, float *y, int relu,
 KERNEL(bnorm_apply)
 {
     const shape g = shape_of(n);
-    const float *x = p[0], *moments = p[1], *scales = p[2], *b = p[3], *residual = p[4];
-    float *y = p[5];
+    const num *x = p[0], *residual = p[4];
+    const float *moments = p[1], *scales = p[2], *b = p[3];
+    num *y = p[5];
     int relu = n[4];
 #pragma omp parallel for schedule(static) if (g.parts > 1)
     for (int64_t i = 0; i < g.parts; i++) {
@@ -297,8 +292,8 @@ KERNEL(bnorm_sums)
 
 /* Maps of the second pass backward: see bnorm_slopes. */
 typedef struct {
-    const float *x, *y, *dzdy, *mask;
-    float *dzdx;
+    const num *x, *y, *dzdy, *mask;
+    num *dzdx;
     int add;
 } sloped;
 
@@ -309,10 +304,10 @@ ALWAYS void slope(const sloped *m, int64_t at, const float *k, int64_t lanes)
     for (int64_t i = 0; i < lanes; i += LANES) {
         int64_t here = at + i, count = lanes - i;
         vf v = passed(m->dzdy, m->y, here, count) * load(k + STRIP + i);
-        v += (get(m->x + here, count) - load(k + i)) * load(k + 2 * STRIP + i) + load(k + 3 * STRIP + i);
-        if (m->add) v += get(m->dzdx + here, count);
-        if (m->mask) v = where(get(m->mask + here, count) > 0, v, (vf){});
-        put(m->dzdx + here, v, count);
+        v += (load_left(m->x + here, count) - load(k + i)) * load(k + 2 * STRIP + i) + load(k + 3 * STRIP + i);
+        if (m->add) v += load_left(m->dzdx + here, count);
+        if (m->mask) v = where(load_left(m->mask + here, count) > 0, v, (vf){});
+        store_left(m->dzdx + here, v, count);
     }
 }
 

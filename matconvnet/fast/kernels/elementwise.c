@@ -3,21 +3,19 @@
 #include "vmath.h"
 
 #define PARALLEL_FOR _Pragma("omp parallel for schedule(static) if (count > PARALLEL_WORTH)")
-#define PARALLEL_SIMD _Pragma("omp parallel for simd schedule(static) if (count > PARALLEL_WORTH)")
 
 /* y = x where x > 0, leak * x elsewhere.  p: x, y.  n: elements.  s: leak. */
 KERNEL(relu)
 {
-    const float *x = p[0];
-    float *y = p[1];
+    const num *x = p[0];
+    num *y = p[1];
     const int64_t count = n[0];
     const float leak = (float)s[0];
-    if (leak == 0) {
-        PARALLEL_SIMD
-        for (int64_t i = 0; i < count; i++) y[i] = x[i] <= 0 ? 0 : x[i];
-    } else {
-        PARALLEL_SIMD
-        for (int64_t i = 0; i < count; i++) y[i] = x[i] <= 0 ? leak * x[i] : x[i];
+    PARALLEL_FOR
+    for (int64_t i = 0; i < count; i += LANES) {
+        int64_t left = count - i;
+        vf a = load_left(x + i, left), leaked = leak == 0 ? (vf){} : leak * a;
+        store_left(y + i, where(a <= 0, leaked, a), left);
     }
 }
 
@@ -25,8 +23,8 @@ KERNEL(relu)
    p: y, dzdy, dzdx.  n: elements, add.  s: leak. */
 KERNEL(relu_backward)
 {
-    const float *y = p[0], *dzdy = p[1];
-    float *dzdx = p[2];
+    const num *y = p[0], *dzdy = p[1];
+    num *dzdx = p[2];
     const int64_t count = n[0];
     const float leak = (float)s[0];
     const int64_t add = n[1];
@@ -43,8 +41,8 @@ KERNEL(relu_backward)
 /* y = 1 / (1 + e^-x).  p: x, y.  n: elements. */
 KERNEL(sigmoid)
 {
-    const float *x = p[0];
-    float *y = p[1];
+    const num *x = p[0];
+    num *y = p[1];
     const int64_t count = n[0];
     PARALLEL_FOR
     for (int64_t i = 0; i < count; i += LANES) {
@@ -56,54 +54,58 @@ KERNEL(sigmoid)
 /* dzdx = dzdy * y * (1 - y).  p: y, dzdy, dzdx.  n: elements, add. */
 KERNEL(sigmoid_backward)
 {
-    const float *y = p[0], *dzdy = p[1];
-    float *dzdx = p[2];
-    const int64_t count = n[0];
-    if (n[1]) {
-        PARALLEL_SIMD
-        for (int64_t i = 0; i < count; i++) dzdx[i] += dzdy[i] * (1 - y[i]) * y[i];
-    } else {
-        PARALLEL_SIMD
-        for (int64_t i = 0; i < count; i++) dzdx[i] = dzdy[i] * (1 - y[i]) * y[i];
+    const num *y = p[0], *dzdy = p[1];
+    num *dzdx = p[2];
+    const int64_t count = n[0], add = n[1];
+    PARALLEL_FOR
+    for (int64_t i = 0; i < count; i += LANES) {
+        int64_t left = count - i;
+        vf a = load_left(y + i, left), der = load_left(dzdy + i, left) * (1 - a) * a;
+        if (add) der += load_left(dzdx + i, left);
+        store_left(dzdx + i, der, left);
     }
 }
 
 /* y = sum of maps, rectified if wanted.  p: y, the maps.  n: elements, number of maps, relu. */
 KERNEL(add)
 {
-    float *y = p[0];
+    num *y = p[0];
     const int64_t count = n[0];
     PARALLEL_FOR
     for (int64_t i = 0; i < count; i += LANES) {
         int64_t left = count - i;
         vf sum = {};
-        for (int64_t k = 1; k <= n[1]; k++) sum += load_left((const float *)p[k] + i, left);
+        for (int64_t k = 1; k <= n[1]; k++) sum += load_left((const num *)p[k] + i, left);
         if (n[2]) sum = where(sum <= 0, (vf){}, sum);
         store_left(y + i, sum, left);
     }
 }
 
-/* y = x, or y + x; 0 where the mask is not positive. */
-static void hand_over(const float *x, float *y, const float *mask, int64_t add, int64_t count)
+/* y[i ...] = a, or y + a; 0 where the mask is not positive. Of a vector, or the first `left`. */
+static inline void put(num *y, vf a, const num *mask, int64_t add, int64_t i, int64_t left)
 {
-    if (!mask && !add) memmove(y, x, 4 * count);
-    else if (!mask)
-#pragma omp simd
-        for (int64_t i = 0; i < count; i++) y[i] += x[i];
-    else if (!add)
-#pragma omp simd
-        for (int64_t i = 0; i < count; i++) y[i] = mask[i] <= 0 ? 0 : x[i];
-    else
-#pragma omp simd
-        for (int64_t i = 0; i < count; i++) y[i] = mask[i] <= 0 ? 0 : y[i] + x[i];
+    if (add) a += load_left(y + i, left);
+    if (mask) a = where(load_left(mask + i, left) <= 0, (vf){}, a);
+    store_left(y + i, a, left);
 }
 
-/* p: x, y, mask or NULL.  n: rows, floats of a row of y and the mask, floats from row to row of x,
+/* The same for some elements of x. */
+static void hand_over(const num *x, num *y, const num *mask, int64_t add, int64_t count)
+{
+    int64_t i = 0;
+    if (!mask && !add) memmove(y, x, sizeof(num) * count);
+    else {
+        for (; i + LANES <= count; i += LANES) put(y, load(x + i), mask, add, i, LANES);
+        for (; i < count; i++) put(y, load_some(x + i, 1), mask, add, i, 1);
+    }
+}
+
+/* p: x, y, mask or NULL.  n: rows, numbers of a row of y and the mask, numbers from row to row of x,
    add. */
 KERNEL(copy_rows)
 {
-    const float *x = p[0], *mask = p[2];
-    float *y = p[1];
+    const num *x = p[0], *mask = p[2];
+    num *y = p[1];
     const int64_t count = n[0] * n[1];
     PARALLEL_FOR
     for (int64_t row = 0; row < n[0]; row++)
@@ -113,8 +115,8 @@ KERNEL(copy_rows)
 /* Stretches of one map.  p: x, y, mask or NULL.  n: elements, add. */
 KERNEL(copy)
 {
-    const float *x = p[0], *mask = p[2];
-    float *y = p[1];
+    const num *x = p[0], *mask = p[2];
+    num *y = p[1];
     const int64_t count = n[0], size = 4096;
     PARALLEL_FOR
     for (int64_t i = 0; i < count; i += size)
@@ -124,13 +126,13 @@ KERNEL(copy)
 /* Join rows of channels.  p: y, the maps.  n: rows, number of maps, channels of y, of each map. */
 KERNEL(concat)
 {
-    float *y = p[0];
+    num *y = p[0];
     const int64_t count = n[0] * n[2];
     PARALLEL_FOR
     for (int64_t row = 0; row < n[0]; row++) {
-        float *to = y + row * n[2];
+        num *to = y + row * n[2];
         for (int64_t k = 0; k < n[1]; k++) {
-            memcpy(to, (const float *)p[1 + k] + row * n[3 + k], 4 * n[3 + k]);
+            memcpy(to, (const num *)p[1 + k] + row * n[3 + k], sizeof(num) * n[3 + k]);
             to += n[3 + k];
         }
     }
@@ -151,9 +153,10 @@ static inline void factors_of(const uint8_t *bits, float *factors, float scale)
 /* Keep where u >= rate, scaled.  p: x, u, bits, y.  n: elements.  s: rate, scale. */
 KERNEL(dropout_forward)
 {
-    const float *x = p[0], *u = p[1];
+    const num *x = p[0];
+    const float *u = p[1];
     uint8_t *bits = p[2];
-    float *y = p[3];
+    num *y = p[3];
     const int64_t count = n[0];
     const float rate = (float)s[0], scale = (float)s[1];
     PARALLEL_FOR
@@ -167,8 +170,8 @@ KERNEL(dropout_forward)
         for (int b = 0; b < 8; b++)
             for (int j = 0; j < BYTES; j++) own[j] |= (draws[BYTES * b + j] >= rate) << b;
         factors_of(own, factors, scale);
-#pragma omp simd
-        for (int64_t i = 0; i < left; i++) y[block + i] = factors[i] * x[block + i];
+        for (int64_t i = 0; i < left; i += LANES)
+            store_left(y + block + i, load(factors + i) * load_left(x + block + i, left - i), left - i);
     }
 }
 
@@ -176,36 +179,50 @@ KERNEL(dropout_forward)
 KERNEL(dropout_backward)
 {
     const uint8_t *bits = p[0];
-    const float *dzdy = p[1], *mask = p[3];
-    float *dzdx = p[2];
+    const num *dzdy = p[1], *mask = p[3];
+    num *dzdx = p[2];
     const int64_t count = n[0];
     PARALLEL_FOR
     for (int64_t block = 0; block < count; block += BLOCK) {
         float der[BLOCK];
         int64_t left = least(BLOCK, count - block);
         factors_of(bits + block / 8, der, (float)s[0]);
-#pragma omp simd
-        for (int64_t i = 0; i < left; i++) der[i] *= dzdy[block + i];
-        hand_over(der, dzdx + block, mask ? mask + block : NULL, n[1], left);
+        for (int64_t i = 0; i < left; i += LANES)
+            store(der + i, load(der + i) * load_left(dzdy + block + i, left - i));
+        for (int64_t i = 0; i < left; i += LANES)
+            put(dzdx, load(der + i), mask, n[1], block + i, left - i);
     }
+}
+
+static inline vf scaled(vf x, vf multipliers, vf biases, float lowest)
+{
+    vf a = x * multipliers + biases;
+    return where(a <= lowest, all(lowest), a);
 }
 
 /* y = multiplier * x + bias of every channel, rectified if wanted.
    p: x, multipliers, biases, y.  n: rows, channels, relu. */
 KERNEL(scale_bias)
 {
-    const float *x = p[0], *multipliers = p[1], *biases = p[2];
-    float *y = p[3];
-    const int64_t channels = n[1], count = n[0] * channels;
-    const float least_value = n[2] ? 0 : -INFINITY;
+    const num *x = p[0];
+    const float *a = p[1], *b = p[2];
+    num *y = p[3];
+    const int64_t channels = n[1], count = n[0] * channels, end = channels - LANES;
+    const float lowest = n[2] ? 0 : -INFINITY;
     PARALLEL_FOR
     for (int64_t row = 0; row < n[0]; row++) {
-        const int64_t at = row * channels;
-#pragma omp simd
-        for (int64_t c = 0; c < channels; c++) {
-            float a = x[at + c] * multipliers[c] + biases[c];
-            y[at + c] = a <= least_value ? least_value : a;
-        }
+        const num *from = x + row * channels;
+        num *to = y + row * channels;
+        if (end >= 0) {
+            vf last = load(from + end); /* it overlaps others, which may be written to x */
+            for (int64_t c = 0; c < end; c += LANES)
+                store(to + c, scaled(load(from + c), load(a + c), load(b + c), lowest));
+            store(to + end, scaled(last, load(a + end), load(b + end), lowest));
+        } else
+            for (int64_t c = 0; c < channels; c++) {
+                vf one = scaled(load_some(from + c, 1), load_some(a + c, 1), load_some(b + c, 1), lowest);
+                store_some(to + c, one, 1);
+            }
     }
 }
 
@@ -213,7 +230,7 @@ KERNEL(scale_bias)
    Some rows at a time are summed in float, the sums of these in double. */
 KERNEL(channel_sums)
 {
-    const float *a = p[0];
+    const num *a = p[0];
     float *sums = p[1];
     const int64_t channels = n[1], count = n[0] * channels, some = 128;
     PARALLEL_FOR
@@ -222,7 +239,7 @@ KERNEL(channel_sums)
         const int64_t left = channels - first;
         double totals[LANES] = {0};
         for (int64_t row = 0; row < n[0]; row += some) {
-            const float *from = a + row * channels + first;
+            const num *from = a + row * channels + first;
             int64_t rows = least(some, n[0] - row), i = 0;
             vf sum = {}, other = {}, third = {}, fourth = {}; /* to wait for no addition */
             for (; i + 4 <= rows; i += 4, from += 4 * channels) {
@@ -238,3 +255,33 @@ KERNEL(channel_sums)
         for (int64_t j = c; j < least(c + LANES, channels); j++) sums[j] = (float)totals[j - first];
     }
 }
+
+#ifndef HALF /* they are about both types of maps */
+
+/* y = x, of bfloat16 numbers.  p: x, y.  n: elements. */
+KERNEL(widen)
+{
+    const bf16 *x = p[0];
+    float *y = p[1];
+    const int64_t count = n[0];
+    PARALLEL_FOR
+    for (int64_t i = 0; i < count; i += LANES) {
+        int64_t left = count - i;
+        store_left(y + i, load_left(x + i, left), left);
+    }
+}
+
+/* y = x, rounded to bfloat16.  p: x, y.  n: elements. */
+KERNEL(narrow)
+{
+    const float *x = p[0];
+    bf16 *y = p[1];
+    const int64_t count = n[0];
+    PARALLEL_FOR
+    for (int64_t i = 0; i < count; i += LANES) {
+        int64_t left = count - i;
+        store_left(y + i, load_left(x + i, left), left);
+    }
+}
+
+#endif

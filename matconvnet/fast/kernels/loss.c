@@ -24,7 +24,7 @@ static inline vi among(int64_t count)
     return lane < (vi){} + (int32_t)least(count, LANES);
 }
 
-static float largest(const float *x, int64_t classes)
+static float largest(const num *x, int64_t classes)
 {
     vf best = all(-INFINITY);
     for (int64_t d = 0; d < classes; d += LANES) {
@@ -37,27 +37,27 @@ static float largest(const float *x, int64_t classes)
     return found;
 }
 
-/* The sum of e^(x - max); the powers are written to y, unless it is NULL. */
-static float powers(const float *x, float max, int64_t classes, float *y)
+/* The sum of e^(x - max). */
+static float sum_of_powers(const num *x, float max, int64_t classes)
 {
     vf sum = {};
     for (int64_t d = 0; d < classes; d += LANES) {
         int64_t count = classes - d;
         vf power = vexp(load_left(x + d, count) - max);
         sum += count >= LANES ? power : where(among(count), power, (vf){});
-        if (y) store_left(y + d, power, count);
     }
     return sum_lanes(sum);
 }
 
 #define FEW 64 /* classes up to which LANES rows are worked on together, one in each lane */
 
-/* The same for `rows` <= LANES rows of few classes, one in each lane; the others hold anything. */
-static void powers_of_rows(const float *x, int64_t rows, int64_t classes, vf *power, vf *max, vf *sum)
+/* Powers e^(x - max), max and sum of `rows` <= LANES rows of few classes, one in each lane; the others
+   hold anything. */
+static void powers_of_rows(const num *x, int64_t rows, int64_t classes, vf *power, vf *max, vf *sum)
 {
     for (int64_t row = 0; row < LANES; row++) {
-        const float *in = x + least(row, rows - 1) * classes;
-        for (int64_t d = 0; d < classes; d++) ((float *)power)[d * LANES + row] = in[d];
+        const num *in = x + least(row, rows - 1) * classes;
+        for (int64_t d = 0; d < classes; d++) ((float *)power)[d * LANES + row] = value(in[d]);
     }
     *max = power[0];
     for (int64_t d = 1; d < classes; d++) *max = larger(*max, power[d]);
@@ -66,7 +66,7 @@ static void powers_of_rows(const float *x, int64_t rows, int64_t classes, vf *po
 }
 
 /* The terms of some rows of a loss, added up. n: as in its kernel. */
-typedef double terms(const float *x, const int64_t *labels, const int64_t *n, int64_t start, int64_t end);
+typedef double terms(const num *x, const int64_t *labels, const int64_t *n, int64_t start, int64_t end);
 
 /* p: x, labels, y (one number), to be written. n: rows, classes, pixels, and what `f` wants. */
 static void sum_terms(terms *f, void *const *p, const int64_t *n)
@@ -86,7 +86,7 @@ static double counted(double term, int64_t label, int64_t classes)
     return label < 0 ? 0 : label < classes ? term : NAN;
 }
 
-static double terms_softmaxlog(const float *x, const int64_t *labels, const int64_t *n,
+static double terms_softmaxlog(const num *x, const int64_t *labels, const int64_t *n,
                                int64_t start, int64_t end)
 {
     const int64_t classes = n[1], step = classes <= FEW ? LANES : 1;
@@ -97,12 +97,12 @@ static double terms_softmaxlog(const float *x, const int64_t *labels, const int6
         if (classes <= FEW) powers_of_rows(x + row * classes, rows, classes, power, &max, &sum);
         else {
             max = all(largest(x + row * classes, classes));
-            sum = all(powers(x + row * classes, max[0], classes, NULL));
+            sum = all(sum_of_powers(x + row * classes, max[0], classes));
         }
         logs = vlog(sum);
         for (int64_t r = 0; r < rows; r++) {
             int64_t label = labels[(row + r) / n[2]], inside = most(0, least(label, classes - 1));
-            double score = x[(row + r) * classes + inside];
+            double score = value(x[(row + r) * classes + inside]);
             total += counted(logs[r] + (max[r] - score), label, classes);
         }
     }
@@ -115,10 +115,10 @@ static double terms_softmaxlog(const float *x, const int64_t *labels, const int6
 KERNEL(loss_softmaxlog) { sum_terms(terms_softmaxlog, p, n); }
 
 /* The terms of a loss that counts mistakes; option: see the kernels. */
-typedef int mistake(const float *x, int64_t label, int64_t classes, int64_t option);
+typedef int mistake(const num *x, int64_t label, int64_t classes, int64_t option);
 
 static inline __attribute__((always_inline)) double mistakes(
-    mistake *f, const float *x, const int64_t *labels, const int64_t *n, int64_t start, int64_t end,
+    mistake *f, const num *x, const int64_t *labels, const int64_t *n, int64_t start, int64_t end,
     int64_t option)
 {
     const int64_t classes = n[1];
@@ -131,20 +131,20 @@ static inline __attribute__((always_inline)) double mistakes(
 }
 
 /* The first among equal best is taken; NaN is better than any number. */
-static int is_not_best(const float *x, int64_t label, int64_t classes, int64_t option)
+static int is_not_best(const num *x, int64_t label, int64_t classes, int64_t option)
 {
-    float score = x[label];
+    float score = value(x[label]);
     int better = 0;
     if (score != score)
-        for (int64_t d = 0; d < label; d++) better |= x[d] != x[d];
+        for (int64_t d = 0; d < label; d++) better |= value(x[d]) != value(x[d]);
     else {
-        for (int64_t d = 0; d < label; d++) better |= !(x[d] < score);
-        for (int64_t d = label + 1; d < classes; d++) better |= !(x[d] <= score);
+        for (int64_t d = 0; d < label; d++) better |= !(value(x[d]) < score);
+        for (int64_t d = label + 1; d < classes; d++) better |= !(value(x[d]) <= score);
     }
     return better;
 }
 
-static double terms_classerror(const float *x, const int64_t *labels, const int64_t *n,
+static double terms_classerror(const num *x, const int64_t *labels, const int64_t *n,
                                int64_t start, int64_t end)
 {
     return mistakes(is_not_best, x, labels, n, start, end, 0);
@@ -154,16 +154,16 @@ static double terms_classerror(const float *x, const int64_t *labels, const int6
 KERNEL(loss_classerror) { sum_terms(terms_classerror, p, n); }
 
 /* Equal scores are ranked by class; the label's own score counts as one that is behind. */
-static int is_not_among_best(const float *x, int64_t label, int64_t classes, int64_t option)
+static int is_not_among_best(const num *x, int64_t label, int64_t classes, int64_t option)
 {
-    float score = x[label];
+    float score = value(x[label]);
     int32_t behind = 0;
-    for (int64_t d = 0; d < label; d++) behind += x[d] < score;
-    for (int64_t d = label; d < classes; d++) behind += x[d] <= score;
+    for (int64_t d = 0; d < label; d++) behind += value(x[d]) < score;
+    for (int64_t d = label; d < classes; d++) behind += value(x[d]) <= score;
     return behind <= classes - option;
 }
 
-static double terms_topkerror(const float *x, const int64_t *labels, const int64_t *n,
+static double terms_topkerror(const num *x, const int64_t *labels, const int64_t *n,
                               int64_t start, int64_t end)
 {
     return mistakes(is_not_among_best, x, labels, n, start, end, n[3]);
@@ -173,20 +173,32 @@ static double terms_topkerror(const float *x, const int64_t *labels, const int64
    k. */
 KERNEL(loss_topkerror) { sum_terms(terms_topkerror, p, n); }
 
-/* scale * softmax of some rows, at most LANES if there are few classes, else one. */
-static void softmax_rows(const float *x, int64_t rows, int64_t classes, float scale, float *y)
+/* y = scale * (softmax(x) - [d = label]) of some rows, at most LANES if there are few classes, else
+   one. labels: of these rows; one that is not among the classes is that of no class. */
+static void softmax_rows(const num *x, int64_t rows, int64_t classes, float scale,
+                         const int64_t *labels, num *y)
 {
-    if (classes <= FEW) {
-        vf power[FEW], max, sum;
-        powers_of_rows(x, rows, classes, power, &max, &sum);
-        vf factor = scale / sum;
-        for (int64_t d = 0; d < classes; d++) power[d] *= factor;
-        for (int64_t row = 0; row < rows; row++)
-            for (int64_t d = 0; d < classes; d++) y[row * classes + d] = ((float *)power)[d * LANES + row];
-    } else {
-        float factor = scale / powers(x, largest(x, classes), classes, y);
-        for (int64_t d = 0; d < classes; d++) y[d] *= factor;
+    vf power[FEW], max, sum;
+    num shares[FEW * LANES];
+    if (classes > FEW) {
+        float most_power = largest(x, classes);
+        float factor = scale / sum_of_powers(x, most_power, classes);
+        for (int64_t d = 0; d < classes; d += LANES) {
+            int64_t left = classes - d, own = labels[0] - d;
+            vf share = vexp(load_left(x + d, left) - most_power) * factor;
+            if (0 <= own && own < LANES) share[own] -= scale;
+            store_left(y + d, share, left);
+        }
+        return;
     }
+    powers_of_rows(x, rows, classes, power, &max, &sum);
+    vf factor = scale / sum;
+    for (int64_t d = 0; d < classes; d++) power[d] *= factor;
+    for (int64_t row = 0; row < rows; row++)
+        if (0 <= labels[row] && labels[row] < classes) ((float *)power)[labels[row] * LANES + row] -= scale;
+    for (int64_t d = 0; d < classes; d++) store(shares + d * LANES, power[d]);
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t d = 0; d < classes; d++) y[row * classes + d] = shares[d * LANES + row];
 }
 
 /* dzdx = dzdy * (softmax(x) - [d = label]).
@@ -194,18 +206,19 @@ static void softmax_rows(const float *x, int64_t rows, int64_t classes, float sc
    p: x, labels, dzdy (one number), dzdx, to be written. n: rows, classes, pixels. */
 KERNEL(loss_softmaxlog_backward)
 {
-    const float *x = p[0], dzdy = *(float *)p[2];
+    const num *x = p[0];
+    const float dzdy = *(float *)p[2];
     const int64_t *labels = p[1], rows = n[0], classes = n[1], step = classes <= FEW ? LANES : 1;
-    float *dzdx = p[3];
+    num *dzdx = p[3];
 #pragma omp parallel for schedule(static) if (rows * classes > PARALLEL_WORTH / 4)
     for (int64_t row = 0; row < rows; row += step) {
-        int64_t end = least(row + step, rows);
-        softmax_rows(x + row * classes, end - row, classes, dzdy, dzdx + row * classes);
-        for (int64_t r = row; r < end; r++) {
-            int64_t label = labels[r / n[2]];
-            if (label < 0) memset(dzdx + r * classes, 0, 4 * classes);
-            else if (label < classes) dzdx[r * classes + label] -= dzdy;
-            else dzdx[r * classes] = NAN;
+        int64_t some = least(step, rows - row), own[LANES];
+        for (int64_t r = 0; r < some; r++) own[r] = labels[(row + r) / n[2]];
+        num *der = dzdx + row * classes;
+        softmax_rows(x + row * classes, some, classes, dzdy, own, der);
+        for (int64_t r = 0; r < some; r++, der += classes) {
+            if (own[r] < 0) memset(der, 0, sizeof(num) * classes);
+            else if (own[r] >= classes) store_some(der, all(NAN), 1);
         }
     }
 }
@@ -213,12 +226,20 @@ KERNEL(loss_softmaxlog_backward)
 /* y = softmax(x). p: x; y, to be written. n: rows, classes. */
 KERNEL(softmax)
 {
-    const float *x = p[0];
-    float *y = p[1];
+    const num *x = p[0];
+    num *y = p[1];
     const int64_t rows = n[0], classes = n[1], step = classes <= FEW ? LANES : 1;
+    int64_t none[LANES];
+    for (int i = 0; i < LANES; i++) none[i] = -1;
 #pragma omp parallel for schedule(static) if (rows * classes > PARALLEL_WORTH / 4)
     for (int64_t row = 0; row < rows; row += step)
-        softmax_rows(x + row * classes, least(step, rows - row), classes, 1, y + row * classes);
+        softmax_rows(x + row * classes, least(step, rows - row), classes, 1, none, y + row * classes);
+}
+
+/* dzdx = y * (dzdy - sum), of a vector or the first `left` of one. */
+static inline void turn(const num *y, const num *dzdy, float sum, num *dzdx, int64_t left)
+{
+    store_left(dzdx, load_left(y, left) * (load_left(dzdy, left) - sum), left);
 }
 
 /* dzdx = y * (dzdy - sum over d of dzdy_d * y_d).
@@ -226,16 +247,19 @@ KERNEL(softmax)
    p: y; dzdy; dzdx, to be written. n: rows, classes. */
 KERNEL(softmax_backward)
 {
-    const float *y = p[0], *dzdy = p[1];
-    float *dzdx = p[2];
+    const num *y = p[0], *dzdy = p[1];
+    num *dzdx = p[2];
     const int64_t rows = n[0], classes = n[1];
 #pragma omp parallel for schedule(static) if (rows * classes > PARALLEL_WORTH)
     for (int64_t row = 0; row < rows; row++) {
-        const float *values = y + row * classes, *ders = dzdy + row * classes;
+        const num *values = y + row * classes, *ders = dzdy + row * classes;
+        num *to = dzdx + row * classes;
         vf product = {};
         for (int64_t d = 0; d < classes; d += LANES)
             product += load_left(values + d, classes - d) * load_left(ders + d, classes - d);
         float sum = sum_lanes(product);
-        for (int64_t d = 0; d < classes; d++) dzdx[row * classes + d] = values[d] * (ders[d] - sum);
+        int64_t d = 0;
+        for (; d + LANES <= classes; d += LANES) turn(values + d, ders + d, sum, to + d, LANES);
+        for (; d < classes; d++) turn(values + d, ders + d, sum, to + d, 1);
     }
 }

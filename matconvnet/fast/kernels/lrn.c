@@ -41,7 +41,7 @@ INLINE vf window_sum(const float *a, int64_t before, int64_t after)
 }
 
 /* Squares of `count` pixels, into rows. */
-static void square(const float *x, float *rows, int64_t count, const int64_t *n)
+static void square(const num *x, float *rows, int64_t count, const int64_t *n)
 {
     for (int64_t i = 0; i < count; i++)
         for (int64_t c = 0; c < n[1]; c += LANES) {
@@ -50,7 +50,7 @@ static void square(const float *x, float *rows, int64_t count, const int64_t *n)
         }
 }
 
-INLINE void forward(const float *x, float *y, const float *squares, int64_t count,
+INLINE void forward(const num *x, num *y, const float *squares, int64_t count,
                     const int64_t *n, const double *s, int roots)
 {
     const float kappa = (float)s[0], alpha = (float)s[1], beta = (float)s[2];
@@ -68,14 +68,15 @@ KERNEL(lrn_forward)
 {
 #pragma omp parallel for schedule(static) if (n[4] > 1)
     for (int64_t part = 0; part < n[4]; part++) {
-        const float *x = p[0];
-        float *y = p[1], *squares = (float *)p[2] + part * n[8];
+        const num *x = p[0];
+        num *y = p[1];
+        float *squares = (float *)p[2] + part * n[8];
         memset(squares, 0, 4 * n[8]);
         int64_t end = (part + 1) * n[0] / n[4];
         for (int64_t i = part * n[0] / n[4]; i < end; i += n[5]) {
             int64_t count = least(n[5], end - i);
             square(x + i * n[1], squares + n[7], count, n);
-            const float *from = x + i * n[1];
+            const num *from = x + i * n[1];
             if (s[2] == 0.75) forward(from, y + i * n[1], squares + n[7], count, n, s, 1);
             else forward(from, y + i * n[1], squares + n[7], count, n, s, 0);
         }
@@ -83,7 +84,7 @@ KERNEL(lrn_forward)
 }
 
 /* scaled = dzdy * L^-beta,  weights = scaled * x / L, in rows. */
-INLINE void weigh(const float *x, const float *dzdy, const float *squares, float *scaled,
+INLINE void weigh(const num *x, const num *dzdy, const float *squares, float *scaled,
                   float *weights, int64_t count, const int64_t *n, const double *s, int roots)
 {
     const float kappa = (float)s[0], alpha = (float)s[1], beta = (float)s[2];
@@ -99,8 +100,8 @@ INLINE void weigh(const float *x, const float *dzdy, const float *squares, float
 }
 
 /* dzdx = scaled - 2 * alpha * beta * x * sum of the weights of the windows that contain it. */
-static void backward(const float *x, const float *scaled, const float *weights, float *dzdx,
-                     const float *mask, int64_t count, const int64_t *n, const double *s)
+static void backward(const num *x, const float *scaled, const float *weights, num *dzdx,
+                     const num *mask, int64_t count, const int64_t *n, const double *s)
 {
     const float factor = (float)(-2 * s[1] * s[2]);
     for (int64_t i = 0; i < count; i++)
@@ -119,8 +120,9 @@ KERNEL(lrn_backward)
 {
 #pragma omp parallel for schedule(static) if (n[4] > 1)
     for (int64_t part = 0; part < n[4]; part++) {
-        const float *x = p[0], *dzdy = p[1], *mask = p[3];
-        float *dzdx = p[2], *space = (float *)p[4] + 3 * part * n[8];
+        const num *x = p[0], *dzdy = p[1], *mask = p[3];
+        num *dzdx = p[2];
+        float *space = (float *)p[4] + 3 * part * n[8];
         float *squares = space + n[7], *scaled = squares + n[8], *weights = scaled + n[8];
         memset(space, 0, 12 * n[8]);
         int64_t end = (part + 1) * n[0] / n[4];

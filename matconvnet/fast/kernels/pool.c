@@ -61,11 +61,11 @@ INLINE void put_places(void *winners, int64_t at, vi places, int kind, int count
 /* Pool the window of rows v and columns u, for `vectors` vectors of `count` channels, from x, the
    first of the image's, to y[at]. place: of the first pixel. A NaN wins, the last one of several; of
    equals the first. */
-INLINE void pool_window(const float *x, float *y, void *winners, int64_t at, range v, range u,
+INLINE void pool_window(const num *x, num *y, void *winners, int64_t at, range v, range u,
                         int64_t place, const int64_t *n, int kind, int vectors, int count)
 {
     const int64_t width = n[2], channels = n[3];
-    const float *corner = x + (v.from * width + u.from) * channels;
+    const num *corner = x + (v.from * width + u.from) * channels;
     vf best[WIDE];
     vi winner[WIDE];
     EACH(k, vectors)
@@ -74,7 +74,7 @@ INLINE void pool_window(const float *x, float *y, void *winners, int64_t at, ran
         winner[k] = (int32_t)place - (vi){};
     }
     for (int64_t i = v.from; i < v.to; i++, place += n[5] - (u.to - u.from)) {
-        const float *pixel = x + (i * width + u.from) * channels;
+        const num *pixel = x + (i * width + u.from) * channels;
         for (int64_t j = u.from; j < u.to; j++, place++, pixel += channels) EACH(k, vectors)
             {
                 vf value = load_left(pixel + k * LANES, count);
@@ -95,7 +95,7 @@ INLINE void pool_window(const float *x, float *y, void *winners, int64_t at, ran
     }
 }
 
-INLINE void pool_row(const float *x, float *y, void *winners, int64_t row, range part,
+INLINE void pool_row(const num *x, num *y, void *winners, int64_t row, range part,
                      const int64_t *n, int kind)
 {
     const int64_t channels = n[3], image = row / n[10];
@@ -134,8 +134,8 @@ static range part_of(int64_t i, int64_t parts, int64_t channels)
 /* p: x, y, winners or NULL. */
 KERNEL(pool_forward)
 {
-    const float *x = p[0];
-    float *y = p[1];
+    const num *x = p[0];
+    num *y = p[1];
     void *winners = p[2];
     const int64_t rows = n[0] * n[10], parts = parts_of(rows, n[3]);
 #pragma omp parallel for schedule(static) if (n[0] * n[1] * n[2] * n[3] > PARALLEL_WORTH)
@@ -150,22 +150,28 @@ KERNEL(pool_forward)
 }
 
 /* Write `count` derivatives, the first `done` of which stand there already. */
-INLINE void put_der(float *dzdx, vf der, const float *mask, int add, int done, int count)
+INLINE void put_der(num *dzdx, vf der, const num *mask, int add, int done, int count)
 {
     if (add) {
         vf old = load_left(dzdx, count);
         der += old;
-        if (done) memcpy(&der, &old, 4 * done);
+        if (done) memcpy(&der, &old, sizeof(float) * done);
     }
     if (mask) der = where(load_left(mask, count) <= 0, (vf){}, der);
     store_left(dzdx, der, count);
 }
 
+/* Maps of the derivative: see pool_backward. */
+typedef struct {
+    const num *dzdy, *mask_dzdy, *mask;
+    const void *winners;
+    num *dzdx;
+} maps;
+
 /* Write to dzdx[to], `vectors` vectors of `count` channels, what the windows of rows i and columns j
    give to pixel (v, u) of the padded map. at: of the channels in the first window of the image. */
-INLINE void gather(const float *dzdy, const void *winners, int64_t at, range i, range j, int64_t v,
-                   int64_t u, float *dzdx, const float *mask, int64_t to, int done,
-                   const int64_t *n, int kind, int vectors, int count)
+INLINE void gather(maps m, int64_t at, range i, range j, int64_t v, int64_t u, int64_t to,
+                   int done, const int64_t *n, int kind, int vectors, int count)
 {
     vf sum[WIDE];
     EACH(k, vectors) sum[k] = (vf){};
@@ -178,10 +184,12 @@ INLINE void gather(const float *dzdy, const void *winners, int64_t at, range i, 
             const int32_t place = (v - top) * n[5] + u - left;
             EACH(k, vectors)
             {
-                vf der = load_left(dzdy + from + k * LANES, count);
+                const int64_t c = from + k * LANES;
+                vf der = load_left(m.dzdy + c, count);
+                if (m.mask_dzdy) der = where(load_left(m.mask_dzdy + c, count) <= 0, (vf){}, der);
                 if (kind == MEAN) sum[k] += der * share;
                 else {
-                    vi places = fetch_places(winners, from + k * LANES, kind, count);
+                    vi places = fetch_places(m.winners, c, kind, count);
                     sum[k] += where(places == place, der, (vf){});
                 }
             }
@@ -189,13 +197,11 @@ INLINE void gather(const float *dzdy, const void *winners, int64_t at, range i, 
     EACH(k, vectors)
     {
         int64_t c = to + k * LANES;
-        put_der(dzdx + c, sum[k], mask ? mask + c : NULL, n[13], done, count);
+        put_der(m.dzdx + c, sum[k], m.mask ? m.mask + c : NULL, n[13], done, count);
     }
 }
 
-INLINE void pool_row_backward(const float *dzdy, const void *winners, float *dzdx,
-                              const float *mask, int64_t row, range part, const int64_t *n,
-                              int kind)
+INLINE void pool_row_backward(maps m, int64_t row, range part, const int64_t *n, int kind)
 {
     const int64_t channels = n[3], image = row / n[1], v = row % n[1] + n[8];
     const int64_t first = image * n[10] * n[11] * channels;
@@ -204,36 +210,30 @@ INLINE void pool_row_backward(const float *dzdy, const void *winners, float *dzd
         const int64_t at = (row * n[2] + u - n[9]) * channels;
         const range j = windows_of(u, n[5], n[7], n[11]);
         int64_t c = part.from;
-        if (channels < LANES)
-            gather(dzdy, winners, first, i, j, v, u, dzdx, mask, at, 0, n, kind, 1, channels);
+        if (channels < LANES) gather(m, first, i, j, v, u, at, 0, n, kind, 1, channels);
         else {
             for (; c + WIDE * LANES <= part.to; c += WIDE * LANES)
-                gather(dzdy, winners, first + c, i, j, v, u, dzdx, mask, at + c, 0, n, kind, WIDE,
-                       LANES);
+                gather(m, first + c, i, j, v, u, at + c, 0, n, kind, WIDE, LANES);
             for (; c < part.to; c += LANES) {
                 int64_t k = least(c, part.to - LANES); /* the last ones overlap the others */
-                gather(dzdy, winners, first + k, i, j, v, u, dzdx, mask, at + k, c - k, n, kind, 1,
-                       LANES);
+                gather(m, first + k, i, j, v, u, at + k, c - k, n, kind, 1, LANES);
             }
         }
     }
 }
 
 /* Every pixel gathers from the windows that contain it, so that it is written once.
-   p: dzdy, winners or NULL, dzdx, mask or NULL. */
+   p: dzdy, winners or NULL, dzdx, mask or NULL, mask of dzdy or NULL. */
 KERNEL(pool_backward)
 {
-    const float *dzdy = p[0], *mask = p[3];
-    const void *winners = p[1];
-    float *dzdx = p[2];
+    const maps m = {.dzdy = p[0], .winners = p[1], .dzdx = p[2], .mask = p[3], .mask_dzdy = p[4]};
     const int64_t rows = n[0] * n[1], parts = parts_of(rows, n[3]);
 #pragma omp parallel for schedule(static) if (rows * n[2] * n[3] > PARALLEL_WORTH)
     for (int64_t i = 0; i < rows * parts; i++) {
         const int64_t row = i / parts;
         const range part = part_of(i % parts, parts, n[3]);
-        if (n[12] == MEAN) pool_row_backward(dzdy, winners, dzdx, mask, row, part, n, MEAN);
-        else if (n[12] == MAXIMUM_BYTES)
-            pool_row_backward(dzdy, winners, dzdx, mask, row, part, n, MAXIMUM_BYTES);
-        else pool_row_backward(dzdy, winners, dzdx, mask, row, part, n, MAXIMUM_PLACES);
+        if (n[12] == MEAN) pool_row_backward(m, row, part, n, MEAN);
+        else if (n[12] == MAXIMUM_BYTES) pool_row_backward(m, row, part, n, MAXIMUM_BYTES);
+        else pool_row_backward(m, row, part, n, MAXIMUM_PLACES);
     }
 }

@@ -156,8 +156,8 @@ class FastEvaluator:
     """Evaluates a network as `Network.eval` does, faster: by a program for every shape of inputs.
 
     Programs compute on the CPU, where the kernels were compiled, from float32 parameters, and
-    conserve memory. Everything else is evaluated explicitly. Maps in a record lie in memory that the
-    next evaluation uses again. Frozen parameters (train_method "none") get no derivative.
+    conserve memory. Everything else is evaluated explicitly. Maps in a record lie in memory that
+    the next evaluation uses again. Frozen parameters (train_method "none") get no derivative.
 
     precision: "fp32", or "bf16": maps and their derivatives are bfloat16; sums and products of
     parameters stay float32. stepping: updates parameters within the backward pass, where their

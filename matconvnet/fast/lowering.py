@@ -276,15 +276,13 @@ def _pool_forward(unit: Unit, w: Writer) -> list[Call]:
 
 def _pool_backward(unit: Unit, w: Writer) -> list[Call]:
     shape, (v,) = _pool_shape(unit, w.shapes), unit.node.inputs
-    is_masked = (
-        False and shape.method == "max" and w.is_rectified(v)
-    )  # a winner is positive, or y is not
+    is_masked = shape.method == "max" and w.is_rectified(v)  # by y, which is the winner of x
     target = w.target(v, masked=is_masked)
     if target is None:
         return []
     return pooling.backward(
         shape, w.der(unit.output), _winners(unit, shape, w), target.der,
-        mask=target.mask, add=target.add,
+        mask=target.mask, mask_dzdy=w.value(unit.output) if is_masked else None, add=target.add,
     )  # fmt: skip
 
 

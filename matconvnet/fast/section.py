@@ -1,6 +1,6 @@
 """One direction of a program: kernel calls joined to tapes, with steps in Python between them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -88,6 +88,16 @@ class Section:
                     seconds[0] = perf_counter() - start
             for p in params:
                 on_param(run, p)
+
+    def kernels(self) -> Iterator[tuple[str, str, float]]:
+        """Main layer, kernel and seconds of every call of the last timed run."""
+        first = 0
+        for work, seconds, _ in self.parts:
+            if isinstance(work, Tape):
+                owners = self._owners[first : first + len(work.calls)]
+                for call, owner, taken in zip(work.calls, owners, seconds.tolist(), strict=True):
+                    yield self.units[owner].node.name, call.name, taken
+            first += len(seconds)
 
     def times(self) -> dict[str, float]:
         """Seconds of the last timed run by layer; those of a unit stand at its main layer."""

@@ -3,16 +3,15 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import fmean
 from typing import Any
 
 from problems import Problem
 from sides import Fast
 
 from matconvnet.blocks.conv import Conv
-from matconvnet.fast.native import Tape
 from matconvnet.fast.peaks import Peaks
 from matconvnet.fast.program import Program
 from matconvnet.fast.section import Section
@@ -21,6 +20,7 @@ from matconvnet.nets.work import Work, layer_work
 from matconvnet.window import pair
 
 WARM_UP, LEAST_STEPS = 3, 5
+DIRECTIONS = ("forward", "backward")
 UPDATE, REST = "update", "between kernels"
 UPDATE_BYTES = 16  # of a parameter: its value and momentum, read and written
 DATA, FILTERS, FORWARD = "data", "filters", "forward"
@@ -54,7 +54,8 @@ def measure(problem: Problem, precision: str, seconds: float) -> dict[str, Any]:
     """Train for about so many seconds.
 
     Returns: "ms" of a step; "groups": by name the fields of `Group`, in the order of the network,
-        the update and what is no kernel at the end. Times are medians.
+        the update and what is no kernel at the end. Times are means of the middle half of the
+        steps.
     """
     side = Fast(problem, "train", precision)
     for _ in range(WARM_UP):
@@ -62,19 +63,19 @@ def measure(problem: Problem, precision: str, seconds: float) -> dict[str, Any]:
         side.step()
     steps = max(LEAST_STEPS, round(seconds / (time.perf_counter() - start)))
     program = next(reversed(side.programs.programs.made.values()))
-    walls: list[float] = []
-    times: dict[tuple[str, str], list[float]] = defaultdict(list)
+    runs: list[tuple[float, dict[tuple[str, str], float]]] = []
     for _ in range(steps):
         start = time.perf_counter()
         side.step()
-        walls.append(time.perf_counter() - start)
-        for direction in ("forward", "backward"):
-            for name, taken in _seconds(getattr(program, direction)).items():
-                times[direction, name].append(taken)
-    groups = _grouped(problem, program, {key: 1e3 * median(all_) for key, all_ in times.items()})
-    step = 1e3 * median(walls)
+        wall = time.perf_counter() - start
+        runs.append((wall, _times(program)))
+    runs.sort(key=lambda run: run[0])
+    usual = runs[steps // 4 : steps - steps // 4]
+    step = 1e3 * fmean(wall for wall, _ in usual)
+    ms = {key: 1e3 * fmean(times[key] for _, times in usual) for key in usual[0][1]}
+    groups = _grouped(problem, program, ms)
     rest = step - sum(group.forward + group.backward for group in groups.values())
-    groups[REST] = Group(backward=max(0.0, rest))
+    groups[REST] = Group(backward=rest)
     return {
         "ms": step,
         "groups": {
@@ -84,22 +85,17 @@ def measure(problem: Problem, precision: str, seconds: float) -> dict[str, Any]:
     }
 
 
-def _calls(section: Section) -> Iterator[tuple[str, str, float]]:
-    """Layer, kernel and seconds of every call of the last run."""
-    for work, owners, _ in section.parts:
-        if isinstance(work, Tape):
-            for call, owner, taken in zip(work.calls, owners, work.seconds, strict=True):
-                yield section.units[owner].node.name, call.name.removesuffix("_bf16"), taken
-
-
-def _seconds(section: Section) -> dict[str, float]:
-    """Of the last run by layer; updates of parameters by themselves."""
-    found = {unit.node.name: 0.0 for unit in section.units} | section.times()
-    found[UPDATE] = 0.0
-    for layer, kernel, taken in _calls(section):
-        if kernel.startswith("update"):
-            found[layer] -= taken
-            found[UPDATE] += taken
+def _times(program: Program) -> dict[tuple[str, str], float]:
+    """Seconds of the last step by direction and layer; updates of parameters by themselves."""
+    found: dict[tuple[str, str], float] = {}
+    for direction in DIRECTIONS:
+        section: Section = getattr(program, direction)
+        updates = defaultdict[str, float](float)
+        for layer, kernel, taken in section.kernels():
+            updates[layer] += taken if kernel.startswith("update") else 0.0
+        for layer, taken in section.times().items():
+            found[direction, layer] = taken - updates[layer]
+        found[direction, UPDATE] = sum(updates.values())
     return found
 
 
@@ -127,10 +123,10 @@ def _grouped(
         group.operations += todo.forward.operations + todo.backward.operations
         group.bytes += _bytes(todo.forward, weights, maps)
         group.bytes += _bytes(todo.backward, 2 * weights, maps)
-        for direction in ("forward", "backward"):
-            for layer, kernel, _ in _calls(getattr(program, direction)):
-                if layer == node.name and kernel in ALGORITHMS:
-                    how, what = ALGORITHMS[kernel]
+        for direction in DIRECTIONS:
+            for layer, kernel, _ in getattr(program, direction).kernels():
+                if layer == node.name and kernel.removesuffix("_bf16") in ALGORITHMS:
+                    how, what = ALGORITHMS[kernel.removesuffix("_bf16")]
                     group.ways[how].add(FORWARD if direction == "forward" else what)
         if not unit.native:
             group.algorithm = "its own"

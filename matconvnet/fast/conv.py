@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from matconvnet.fast.native import Call
+from matconvnet.fast.native import Call, of_maps
 
 Scratch = Callable[[int], Tensor]
 
@@ -29,12 +29,15 @@ BLOCK = 160 * 1024
 UNKIND = 512
 """Numbers between pixels that put many of them into the same few lines of the first cache."""
 
-FULL_PITCH = 144
-"""Numbers of dzdy that `conv_full_data` copies for an image: FULL_PITCH in kernels/conv_full.c."""
+STRIP = 4 * VECTOR
+"""Columns of filters that cover the map whose derivatives are computed together."""
 
 
 class ConvShape(NamedTuple):
-    """Geometry of a convolution; padding at the bottom and right follows from `output`."""
+    """Geometry of a convolution; padding at the bottom and right follows from `output`.
+
+    maps: the type of all maps, float32 or bfloat16. Filters are of float32.
+    """
 
     batch: int
     height: int
@@ -47,6 +50,16 @@ class ConvShape(NamedTuple):
     pad: tuple[int, int]
     dilate: tuple[int, int]
     output: tuple[int, int]
+    maps: torch.dtype = torch.float32
+
+    @property
+    def pair(self) -> int:
+        """Numbers of a map that the kernels multiply at a time: PAIR in kernels/gemm.h."""
+        return 2 if self.maps == torch.bfloat16 else 1
+
+    def kernel(self, name: str) -> str:
+        """The kernel for maps of this type."""
+        return f"{name}_bf16" if self.maps == torch.bfloat16 else name
 
     @property
     def depth(self) -> int:
@@ -84,6 +97,7 @@ class Windows:
     taps: tuple[int, int]
     steps: tuple[int, int]
     copied: bool = False
+    joined: bool = False
     pixel: int = 0
     images: int = 1
     lines: int = 1
@@ -115,6 +129,7 @@ class Windows:
         unkind = self.height * self.width > 1 and self.stride[1] * self.channels % UNKIND == 0
         self.copied = all(self.taps) and (copied or unkind or self.leaves_map())
         self.pixel = self.channels + (VECTOR if unkind else 0)
+        self.joined = self.steps[1] == 1 and self.pixel == self.depth
         image = self.read(self.rows) + self.rows * self.cols * extra
         if image <= limit and self.batch >= self.threads:
             blocks = ceil(self.batch / max(1, limit // image))
@@ -136,19 +151,21 @@ class Windows:
 
 
 def packed_size(shape: ConvShape) -> int:
-    """Numbers that packed filters take; 0, where filters are read as they are."""
+    """Floats that packed filters take; 0, where filters are read as they are."""
     if shape.is_full:
         return 0
-    return _panels(shape.groups, shape.filters // shape.groups, shape.depth)
+    pieces, length = _pieces(shape)
+    return _panels(shape, shape.filters // shape.groups, pieces, length)
 
 
 def pack(shape: ConvShape, f: Tensor, packed: Tensor) -> list[Call]:
     """Put filters into the order in which `forward` reads them."""
     if shape.is_full:
         return []
-    columns = shape.filters // shape.groups
-    steps = (0, columns * shape.depth, shape.depth, 0, 0, 1)
-    return [Call("conv_pack", [f, packed], [shape.groups, columns, 1, 1, shape.depth, *steps])]
+    columns, (pieces, length) = shape.filters // shape.groups, _pieces(shape)
+    numbers = [shape.groups, columns, 1, pieces, length]
+    steps = (0, columns * shape.depth, shape.depth, 0, length, 1)
+    return [Call(shape.kernel("conv_pack"), [f, packed], [*numbers, *steps])]
 
 
 def forward(
@@ -170,7 +187,8 @@ def forward(
     s = shape.flat()
     if shape.is_full:
         numbers = [s.batch, s.channels, s.filters, relu, torch.get_num_threads()]
-        return [Call("conv_full", [x, f, b, residual, y], numbers)]
+        room = scratch((s.channels + s.filters) * _multiple(s.batch, VECTOR))
+        return [Call(of_maps("conv_full", x), [x, f, b, residual, y, room], numbers)]
     calls = []
     if packed is None:
         packed = scratch(packed_size(s))
@@ -178,8 +196,9 @@ def forward(
     w = _forward_windows(s).plan(copied=False)
     pixel, row = s.filters, s.output[1] * s.filters
     numbers = [*w.numbers(), 0, s.output[0] * row, row, pixel, relu]
-    room = scratch(w.threads * w.scratch)
-    return [*calls, Call("conv_sweep", [x, packed, b, residual, None, y, room], numbers)]
+    room = scratch(w.threads * w.scratch // s.pair)
+    tensors = [x, packed, b, residual, None, y, room]
+    return [*calls, Call(s.kernel("conv_sweep"), tensors, numbers)]
 
 
 def backward_data(
@@ -195,10 +214,10 @@ def backward_data(
     """The derivative with respect to x; zero where mask <= 0; added to `dzdx`, if `add`."""
     s, old = shape.flat(), dzdx if add else None
     if shape.is_full and s.channels % VECTOR == 0:
-        threads = torch.get_num_threads()
-        room = scratch(threads * s.batch * FULL_PITCH)
-        numbers = [s.batch, s.channels, s.filters, threads]
-        return [Call("conv_full_data", [dzdy, f, old, mask, dzdx, room], numbers)]
+        room = scratch(s.batch * (_multiple(s.filters, VECTOR) + s.channels + VECTOR))
+        numbers = [s.batch, s.channels, s.filters, torch.get_num_threads()]
+        name = of_maps("conv_full_data", dzdy)
+        return [Call(name, [dzdy, f, old, mask, dzdx, room], numbers)]
     phases = [
         (u, v)
         for u in range(min(s.stride[0], s.height))
@@ -206,16 +225,19 @@ def backward_data(
     ]  # fmt: skip
     taps = {(u, v): (_phase_taps(s, 0, u), _phase_taps(s, 1, v)) for u, v in phases}
     windows = {phase: _phase_windows(s, phase, *taps[phase]).plan(False) for phase in phases}
-    packed = scratch(max(_panels(w.groups, w.columns, w.depth * w.taps[0] * w.taps[1])
+    for w in windows.values():
+        w.joined &= w.depth % s.pair == 0  # no pair has numbers of two taps
+    packed = scratch(max(_panels(s, w.columns, w.taps[0] * w.taps[1], w.depth)
                          for w in windows.values()))  # fmt: skip
-    room = scratch(max(w.threads * w.scratch for w in windows.values()))
+    room = scratch(max(w.threads * w.scratch for w in windows.values()) // s.pair)
     calls = []
     for (u, v), w in windows.items():
         calls += _pack_phase(s, f, packed, *taps[u, v])
         row = s.width * s.channels
         first, steps = u * row + v * s.channels, (s.stride[0] * row, s.stride[1] * s.channels)
         numbers = [*w.numbers(), first, s.height * row, *steps, False]
-        calls.append(Call("conv_sweep", [dzdy, packed, None, old, mask, dzdx, room], numbers))
+        tensors = [dzdy, packed, None, old, mask, dzdx, room]
+        calls.append(Call(s.kernel("conv_sweep"), tensors, numbers))
     return calls
 
 
@@ -223,21 +245,58 @@ def backward_filters(
     shape: ConvShape, x: Tensor, dzdy: Tensor, df: Tensor, db: Tensor | None, scratch: Scratch
 ) -> list[Call]:
     """The derivatives with respect to filters and biases (db: None, if there are none)."""
+    if shape.is_full:
+        return filter_slices(shape, x, dzdy, df, db, scratch, shape.filters)[0].calls
     s = shape.flat()
     w, channels = _forward_windows(s), s.channels // s.groups
     length = channels * (s.size[1] if s.dilate[1] == 1 and s.groups == 1 else 1)
     pieces = s.depth // length
     patches = 0
-    if s.groups == 1 and pieces * _multiple(length, VECTOR) > 1.15 * s.depth:
+    if s.pair > 1:
+        patches = _multiple(s.depth * s.groups, VECTOR)
+    elif s.groups == 1 and pieces * _multiple(length, VECTOR) > 1.15 * s.depth:
         patches, length, pieces = _multiple(s.depth, VECTOR), s.depth, 1
     limit = BLOCK if s.size != (s.height, s.width) else max(BLOCK, 256 * s.channels)
     w.plan(not patches and channels % VECTOR != 0, patches + s.filters, limit)
-    w.scratch += w.images * w.lines * w.cols * (patches + VECTOR) + PANEL
+    pixels = _multiple(w.images * w.lines * w.cols, s.pair)
+    w.scratch += pixels * (patches + VECTOR) + PANEL * s.pair
     panels = s.groups * pieces * ceil(length / PANEL)
     splits = w.threads if panels < 4 * w.threads and w.blocks >= w.threads else 1
     partial = s.filters * s.depth + s.filters
-    room = scratch(w.threads * w.scratch + (splits - 1) * partial)
-    return [Call("conv_filters", [x, dzdy, df, db, room], [*w.numbers(), patches, splits])]
+    room = scratch(w.threads * w.scratch // s.pair + (splits - 1) * partial)
+    numbers = [*w.numbers(), patches, splits]
+    return [Call(s.kernel("conv_filters"), [x, dzdy, df, db, room], numbers)]
+
+
+class Slice(NamedTuple):
+    """Calls that compute the derivatives of filters first ... last - 1."""
+
+    first: int
+    last: int
+    calls: list[Call]
+
+
+def filter_slices(
+    shape: ConvShape, x: Tensor, dzdy: Tensor, df: Tensor, db: Tensor | None, scratch: Scratch,
+    count: int,
+) -> list[Slice]:  # fmt: skip
+    """The derivatives with respect to filters that cover the map, `count` filters at a time.
+
+    Every slice is computed from the start of `df`, which may have room for `count` filters only:
+    it is to be read before the next slice is computed. The first one computes `db`, too. The
+    slices run in their order, and share the scratch memory.
+    """
+    s, threads = shape.flat(), torch.get_num_threads()
+    room = scratch(s.batch * (_multiple(s.channels, STRIP) + s.filters + VECTOR))
+    numbers = [s.batch, s.channels, s.filters, threads]
+    copies = Call(of_maps("conv_full_copies", x), [x, dzdy, db, room], numbers)
+    slices = []
+    for first in range(0, s.filters, count):
+        last = min(first + count, s.filters)
+        numbers = [s.batch, s.channels, first, last, threads]
+        calls = [Call("conv_full_filters", [room, df], numbers)]
+        slices.append(Slice(first, last, calls if first else [copies, *calls]))
+    return slices
 
 
 def _forward_windows(s: ConvShape) -> Windows:
@@ -284,11 +343,20 @@ def _pack_phase(
     ]
     counts = [len(t) for t in taps]
     numbers = [s.groups, columns, *counts, filters, first, filters * s.depth, 1, *steps, s.depth]
-    return [Call("conv_pack", [f, packed], numbers)]
+    return [Call(s.kernel("conv_pack"), [f, packed], numbers)]
 
 
-def _panels(groups: int, columns: int, depth: int) -> int:
-    return groups * _multiple(columns, PANEL) * depth
+def _pieces(s: ConvShape) -> tuple[int, int]:
+    """In how many pieces, of how many numbers, `forward` sums up what a window covers."""
+    w = _forward_windows(s).plan(copied=False)
+    length = w.depth * (s.size[1] if w.joined else 1)
+    if length % s.pair == 0:
+        length = s.depth
+    return s.depth // length, length
+
+
+def _panels(s: ConvShape, columns: int, pieces: int, length: int) -> int:
+    return s.groups * _multiple(columns, PANEL) * pieces * ceil(length / s.pair)
 
 
 def _multiple(count: int, of: int) -> int:

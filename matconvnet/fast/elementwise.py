@@ -155,21 +155,6 @@ def dropout_backward(
     ]
 
 
-def scale_bias(
-    x: Tensor, multipliers: Tensor, biases: Tensor, y: Tensor, relu: bool = False
-) -> list[Call]:
-    """Write multiplier * x + bias of every channel to `y`, which may be `x`.
-
-    Args:
-        x: H x W x C x N map.
-        multipliers, biases: C numbers.
-        y: shape of `x`, written.
-        relu: 0 where the result is negative.
-    """
-    numbers = (_pixels(x), x.shape[2], int(relu))
-    return [Call(of_maps("scale_bias", x), (x, multipliers, biases, y), numbers)]
-
-
 def channel_sums(x: Tensor, sums: Tensor) -> list[Call]:
     """Write the sum of every channel of `x`, over its pixels and images, to `sums`: C numbers.
 

@@ -1,6 +1,7 @@
 """Networks compiled for inference: rewritten once, evaluated many times."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -56,34 +57,42 @@ class TorchEvaluator:
 
 
 class ProgramEvaluator:
-    """Evaluates by programs where they serve; where they do not, as `own` does.
+    """Evaluates by programs where they serve; where they do not, by torch.
 
-    Float inputs have to be as programs read them: float32 on the CPU, maps in channels-last memory.
+    Float inputs have to be float32 on the CPU, maps in channels-last memory.
     """
 
     def __init__(
-        self, programs: Programs, values: Mapping[str, Tensor | None], own: TorchEvaluator
+        self,
+        programs: Programs,
+        values: Mapping[str, Tensor | None],
+        outputs: tuple[str, ...],
+        otherwise: Callable[[], TorchEvaluator],
     ):
-        """values: of the parameters, none of which will be replaced."""
-        self.programs, self.values, self.own = programs, values, own
-        self._options = Options(precious=frozenset(own.outputs))
+        """values: of the parameters, which will stay. otherwise: makes a substitute."""
+        self.programs, self.values, self.outputs = programs, values, outputs
+        self.otherwise = functools.cache(otherwise)
+        self._options = Options(precious=frozenset(outputs))
         self._ctx = Context(training=False)
         self._last: tuple[object, Program] | None = None
 
     def eval(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See `Evaluator`."""
+        given, maps = inputs, self.programs.maps
+        if maps != torch.float32:
+            inputs = {v: x.to(maps) if x.is_floating_point() else x for v, x in inputs.items()}
         form = (torch.get_num_threads(), [(v, x.shape, x.dtype) for v, x in inputs.items()])
         if self._last is not None and self._last[0] == form:
             program = self._last[1]
         else:
-            program, maps, _ = self.programs.find(inputs, self.values, self._options)
+            program, found, _ = self.programs.find(inputs, self.values, self._options)
             if program is None:
-                return self.own.eval(inputs)
-            same = all(x.dtype == torch.float32 for x in inputs.values())
+                return self.otherwise().eval(given)
+            same = all(x.dtype == maps for x in inputs.values())
             self._last = (form, program) if same else None
-            inputs = maps
+            inputs = found
         record = program.run(inputs, self.values, {}, self._ctx, timed=False)
-        return {v: record.values[v].clone() for v in self.own.outputs}
+        return {v: record.values[v].clone() for v in self.outputs}
 
 
 @dataclass(frozen=True)
@@ -201,23 +210,18 @@ def compile_for_inference(
     where, dtype = torch.device(device or first.device), first.dtype
     short = in_test_mode(net.graph.leading_to(keep), net.values(), keep=keep)
     graph, values = short.graph, dict(short.values or {})
-    types: Mapping[str, torch.dtype] = {}
-    if precision in LOW:
-        casts = with_casts(graph, LOW[precision])
-        graph, types = casts.graph, casts.params
-    values = {p: _moved(value, where, types.get(p)) for p, value in values.items()}
     sizes = _sizes(net, graph, values, input_size, batch)
     report = list(short.report)
-    if where.type == "cpu" and dtype == torch.float32 and precision not in LOW and not missing():
-        own = TorchEvaluator(graph, values, keep)
-        evaluator: Evaluator = ProgramEvaluator(Programs(graph, constant=True), values, own)
+    by_torch = functools.partial(_by_torch, graph, keep, sizes, precision, where)
+    in_kernels = precision != "fp16" and where.type == "cpu" and dtype == torch.float32
+    if in_kernels and not missing():
+        values = {p: _moved(value, where) for p, value in values.items()}
+        programs = Programs(graph, constant=True, maps=LOW.get(precision, torch.float32))
+        evaluator: Evaluator = ProgramEvaluator(programs, values, keep, lambda: by_torch(values)[0])
         report.append(Step("", "programs of kernels, which fuse layers and pack filters"))
     else:
-        fused = fuse(graph, keep=keep, training=False)
-        graph, values = packed(fused.graph, values, sizes)
-        count = sum(isinstance(node.layer, PackedConv) for node in graph.nodes)
-        report += [*fused.report, Step("", f"filters of {count} layers packed")]
-        evaluator = TorchEvaluator(graph, values, keep)
+        evaluator, done = by_torch(values)
+        report += done
         evaluator = Tf32Evaluator(evaluator) if precision == "tf32" else evaluator
         evaluator = Replaying(evaluator) if where.type == "cuda" else evaluator
     if told := note(precision, where):
@@ -225,7 +229,30 @@ def compile_for_inference(
     return Compiled(net, graph.inputs, keep, where, dtype, evaluator, tuple(report))
 
 
-def _moved(value: Tensor | None, device: torch.device, dtype: torch.dtype | None) -> Tensor | None:
+def _by_torch(
+    graph: Graph,
+    outputs: tuple[str, ...],
+    sizes: Mapping[str, Size],
+    precision: str,
+    device: torch.device,
+    values: Mapping[str, Tensor | None],
+) -> tuple[TorchEvaluator, list[Step]]:
+    """Evaluates a graph layer by layer, in few and fast layers; and what was done for that."""
+    types: Mapping[str, torch.dtype] = {}
+    if precision in LOW:
+        casts = with_casts(graph, LOW[precision])
+        graph, types = casts.graph, casts.params
+    moved = {p: _moved(value, device, types.get(p)) for p, value in values.items()}
+    fused = fuse(graph, keep=outputs, training=False)
+    graph, moved = packed(fused.graph, moved, sizes)
+    count = sum(isinstance(node.layer, PackedConv) for node in graph.nodes)
+    done = [*fused.report, Step("", f"filters of {count} layers packed")]
+    return TorchEvaluator(graph, moved, outputs), done
+
+
+def _moved(
+    value: Tensor | None, device: torch.device, dtype: torch.dtype | None = None
+) -> Tensor | None:
     """A parameter on the device, in channels-last memory; the network's own, if it is all this."""
     if value is None:
         return None

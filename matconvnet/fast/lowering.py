@@ -1,6 +1,7 @@
 """From a unit of a network to calls of kernels, forward and backward: one family for each block."""
 
 from collections.abc import Callable, Container, Sequence
+from math import prod
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from matconvnet.blocks.bnorm import BatchNorm
 from matconvnet.blocks.concat import Concat
 from matconvnet.blocks.conv import Conv
+from matconvnet.blocks.dropout import Dropout
 from matconvnet.blocks.loss import Loss
 from matconvnet.blocks.lrn import LRN
 from matconvnet.blocks.pool import Pooling
@@ -19,6 +21,7 @@ from matconvnet.blocks.softmaxloss import SoftmaxLoss
 from matconvnet.blocks.sum import Sum
 from matconvnet.fast import bnorm, conv, elementwise, loss, lrn, pooling, winograd
 from matconvnet.fast.native import Call
+from matconvnet.fast.section import Run, Work
 from matconvnet.fast.units import Unit
 from matconvnet.graph import Node
 from matconvnet.layer import Layer
@@ -30,6 +33,11 @@ Pack = Callable[[Tensor], list[Call]]
 
 CHEAP_TAPS = 32
 """Numbers that an output of a convolution is the sum of, up to which making it again is cheap."""
+
+
+SLICE = 1 << 19
+"""Numbers of filters whose derivative is computed, and used, at a time, so that it stays in the
+cache."""
 
 
 class Target(NamedTuple):
@@ -44,11 +52,13 @@ class Writer(Protocol):
     """What a family asks for: tensors by name, whose places in memory are fixed.
 
     training: the mode. derivative: a backward pass will follow. shapes: of variables, parameters.
+    maps: the type of maps that kernels make.
     """
 
     training: bool
     derivative: bool
     shapes: Shapes
+    maps: torch.dtype
 
     def value(self, v: str) -> Tensor:
         """The value of a variable."""
@@ -81,6 +91,14 @@ class Writer(Protocol):
         """Where the derivative of a parameter goes; None, if nobody wants it."""
         ...
 
+    def steps(self, p: str) -> bool:
+        """Whether a parameter is updated within the backward pass, by whoever has a derivative."""
+        ...
+
+    def step(self, p: str, der: Tensor, first: int) -> list[Call]:
+        """Update the numbers of a parameter from `first` on by their derivative."""
+        ...
+
     def saved(self, unit: Unit, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """What the forward pass of a unit keeps for its backward pass."""
         ...
@@ -98,12 +116,12 @@ class Family(NamedTuple):
     """How a block is computed by kernels.
 
     hindrance: why a layer cannot be, empty if it can; of (node, shapes of all variables and
-    parameters). forward, backward: the calls of a unit.
+    parameters). forward, backward: the calls of a unit, and steps in Python between them.
     """
 
     hindrance: Callable[[Node, Shapes], str]
-    forward: Callable[[Unit, Writer], list[Call]]
-    backward: Callable[[Unit, Writer], list[Call]]
+    forward: Callable[[Unit, Writer], Sequence[Work]]
+    backward: Callable[[Unit, Writer], Sequence[Work]]
 
 
 def _always(_node: Node, _shapes: Shapes) -> str:
@@ -133,7 +151,7 @@ def is_cheap(unit: Unit, shapes: Shapes, given: Container[str]) -> bool:
     return isinstance(layer, BatchNorm | LRN)
 
 
-def again(unit: Unit, w: Writer) -> list[Call]:
+def again(unit: Unit, w: Writer) -> Sequence[Work]:
     """The forward pass of a cheap unit, a second time."""
     if isinstance(unit.node.layer, BatchNorm):
         return _bnorm_given(unit, w, _moments(unit, w))
@@ -147,8 +165,8 @@ def _conv_hindrance(node: Node, shapes: Shapes) -> str:
     return "" if node.params and node.params[0] in shapes else "it has no filters"
 
 
-def conv_shape(unit: Unit, shapes: Shapes) -> conv.ConvShape:
-    """The geometry of a convolution."""
+def conv_shape(unit: Unit, shapes: Shapes, maps: torch.dtype = torch.float32) -> conv.ConvShape:
+    """The geometry of a convolution. maps: their type."""
     layer: Any = unit.node.layer
     h, w, c, n = shapes[unit.node.inputs[0]]
     fh, fw, fc, k = (*shapes[unit.node.params[0]], 1, 1, 1)[:4]
@@ -157,7 +175,7 @@ def conv_shape(unit: Unit, shapes: Shapes) -> conv.ConvShape:
     y = output_size(h + top + bottom, (fh - 1) * taps[0] + 1, stride[0])
     x = output_size(w + left + right, (fw - 1) * taps[1] + 1, stride[1])
     return conv.ConvShape(
-        n, h, w, c, k, (fh, fw), c // fc, stride, (top, left), taps, (y, x)
+        n, h, w, c, k, (fh, fw), c // fc, stride, (top, left), taps, (y, x), maps
     )  # fmt: skip
 
 
@@ -167,7 +185,7 @@ def _conv_kernels(shape: conv.ConvShape, direction: str) -> Any:
 
 
 def _conv_forward(unit: Unit, w: Writer) -> list[Call]:
-    shape = conv_shape(unit, w.shapes)
+    shape = conv_shape(unit, w.shapes, w.maps)
     kernels: Any = _conv_kernels(shape, "forward")
     filters, biases = unit.node.params[0], unit.node.params[1:]
     f, b = w.param(filters), w.param(biases[0]) if w.shapes.keys() & biases else None
@@ -180,20 +198,37 @@ def _conv_forward(unit: Unit, w: Writer) -> list[Call]:
 
 
 def _conv_backward(unit: Unit, w: Writer) -> list[Call]:
-    shape, (v,), calls = conv_shape(unit, w.shapes), unit.node.inputs, list[Call]()
-    dzdy = w.der(unit.output)
-    f, df, db = w.param(unit.node.params[0]), *(*map(w.param_der, unit.node.params), None)[:2]
-    if df is not None:
-        kernels = _conv_kernels(shape, "backward_filters")
-        calls += kernels.backward_filters(shape, w.value(v), dzdy, df, db, w.scratch)
-    elif db is not None:
-        calls += elementwise.channel_sums(dzdy, db)
-    if (target := w.target(v)) is not None:
+    shape, (v,), calls = conv_shape(unit, w.shapes, w.maps), unit.node.inputs, list[Call]()
+    f, dzdy, target = w.param(unit.node.params[0]), w.der(unit.output), w.target(v)
+    if target is not None:  # before a step changes the filters
         kernels = _conv_kernels(shape, "backward_data")
         calls += kernels.backward_data(
             shape, f, dzdy, target.der, w.scratch, mask=target.mask, add=target.add
         )
+    calls += _filters_backward(unit, w, shape)
     return calls + _residual_backward(unit, w)
+
+
+def _filters_backward(unit: Unit, w: Writer, shape: conv.ConvShape) -> list[Call]:
+    x, dzdy, (filters, *biases) = w.value(unit.node.inputs[0]), w.der(unit.output), unit.node.params
+    db = w.param_der(biases[0]) if biases else None
+    if shape.is_full and w.steps(filters):
+        count = max(1, SLICE // shape.depth)
+        df = w.scratch(count * shape.depth)
+        slices = conv.filter_slices(shape, x, dzdy, df, db, w.scratch, count)
+        return [
+            call
+            for first, last, calls in slices
+            for call in (
+                *calls,
+                *w.step(filters, df[: (last - first) * shape.depth], first * shape.depth),
+            )
+        ]
+    df = w.param_der(filters)
+    if df is not None:
+        kernels = _conv_kernels(shape, "backward_filters")
+        return kernels.backward_filters(shape, x, dzdy, df, db, w.scratch)
+    return [] if db is None else elementwise.channel_sums(dzdy, db)
 
 
 def _residual_backward(unit: Unit, w: Writer) -> list[Call]:
@@ -389,6 +424,48 @@ def _concat_backward(unit: Unit, w: Writer) -> list[Call]:
     return calls
 
 
+# Dropout
+
+
+def _dropout_hindrance(node: Node, _shapes: Shapes) -> str:
+    layer: Any = node.layer
+    if layer.frozen or layer.mask is not None:
+        return "its mask outlives the evaluation"
+    return "" if 0 <= layer.rate < 1 else f"its rate is {layer.rate}"
+
+
+def _mask(unit: Unit, w: Writer) -> Tensor:
+    count = elementwise.mask_bytes(prod(w.shapes[unit.output]))
+    return w.saved(unit, (count,), torch.uint8)
+
+
+def _dropout_forward(unit: Unit, w: Writer) -> Sequence[Work]:
+    layer: Any = unit.node.layer
+    x, y = w.value(unit.node.inputs[0]), w.value(unit.output)
+    if not w.training:
+        return elementwise.copy(x, y)
+    draws = w.scratch(x.numel())
+
+    def draw(run: Run) -> None:
+        draws.uniform_(generator=run.ctx.generator)
+
+    return [draw, *elementwise.dropout_forward(x, draws, _mask(unit, w), y, layer.rate)]
+
+
+def _dropout_backward(unit: Unit, w: Writer) -> list[Call]:
+    layer: Any = unit.node.layer
+    (v,) = unit.node.inputs
+    if not w.training:
+        return w.hand_on(unit.output, v, True)
+    target = w.target(v)
+    if target is None:
+        return []
+    return elementwise.dropout_backward(
+        _mask(unit, w), w.der(unit.output), target.der, layer.rate,
+        mask=target.mask, add=target.add,
+    )  # fmt: skip
+
+
 # Losses
 
 LOSSES = ("softmaxlog", "classerror", "topkerror")
@@ -443,6 +520,7 @@ FAMILIES: dict[type[Layer], Family] = {
     Pooling: Family(_always, _pool_forward, _pool_backward),
     LRN: Family(_always, _lrn_forward, _lrn_backward),
     ReLU: Family(_always, _relu_forward, _relu_backward),
+    Dropout: Family(_dropout_hindrance, _dropout_forward, _dropout_backward),
     Softmax: Family(_always, _softmax_forward, _softmax_backward),
     Sigmoid: Family(_always, _sigmoid_forward, _sigmoid_backward),
     Sum: Family(_sum_hindrance, _sum_forward, _sum_backward),

@@ -31,11 +31,14 @@ class Run:
 Step = Callable[[Run], None]
 
 
+Work = Call | Step
+
+
 class Item(NamedTuple):
-    """Calls of kernels, or a step in Python, of a unit; parameters whose derivative it gives."""
+    """Calls of kernels, and steps in Python, of a unit; parameters whose derivative they give."""
 
     unit: Unit
-    work: list[Call] | Step
+    work: Sequence[Work]
     params: tuple[str, ...] = ()
 
 
@@ -44,12 +47,11 @@ class Section:
 
     def __init__(self, items: Sequence[Item]):
         self.units = list(dict.fromkeys(item.unit for item in items))
-        self.calls = [call for item in items if isinstance(item.work, list) for call in item.work]
+        self.calls = [one for item in items for one in item.work if isinstance(one, Call)]
         number = {unit: i for i, unit in enumerate(self.units)}
         self.parts: list[tuple[Tape | Step, np.ndarray, tuple[str, ...]]] = []
         self._none = dict.fromkeys((n.name for unit in self.units for n in unit.nodes), 0.0)
-        counts = [len(item.work) if isinstance(item.work, list) else 1 for item in items]
-        self._owners = np.repeat([number[item.unit] for item in items], counts).astype(int)
+        self._owners = np.array([number[item.unit] for item in items for _ in item.work], int)
         self._seconds = np.zeros(len(self._owners))  # of every call and step, in their order
         calls, end = list[Call](), 0
 
@@ -59,16 +61,17 @@ class Section:
                 self.parts.append((Tape(calls, seconds), seconds, params))
                 calls.clear()
 
-        for (_, work, params), count in zip(items, counts, strict=True):
-            if isinstance(work, list):
-                calls += work
-                end += count
-                if params:
-                    close(params)
-            else:
+        for _, work, params in items:
+            for one in work:
+                if isinstance(one, Call):
+                    calls.append(one)
+                    end += 1
+                    continue
                 close()
-                end += count
-                self.parts.append((work, self._seconds[end - 1 : end], params))
+                end += 1
+                self.parts.append((one, self._seconds[end - 1 : end], ()))
+            if params:
+                close(params)
         close()
 
     def run(self, run: Run, on_param: Callable[[Run, str], None], *, timed: bool = True) -> None:

@@ -32,9 +32,9 @@ TRANSFORM_TILE, TRANSFORM_FILTER, PRODUCT, PACK = 400, 200, POINTS / 0.85, 400
 """Times in multiplications (measured): for a channel of a tile; for a channel and filter, their
 transform by the size of the filter, their product, and what direct convolutions do to read them."""
 
-HALF_DIRECT = 2.0
-"""How many times as fast direct convolutions are where the machine multiplies bfloat16 numbers;
-Winograd's algorithm multiplies float32 numbers whatever the maps are."""
+HALF_DIRECT = {"forward": 2.0, "backward_data": 2.0, "backward_filters": 1.5}
+"""How many times as fast direct convolutions are where the machine multiplies bfloat16 numbers
+(measured); Winograd's algorithm multiplies float32 numbers whatever the maps are."""
 
 MARGIN = 1.05
 """By which it has to be ahead."""
@@ -53,13 +53,12 @@ def applies(shape: ConvShape) -> bool:
     )  # fmt: skip
 
 
-def faster(shape: ConvShape, direction: str, *, half: bool = False) -> bool:
+def faster(shape: ConvShape, direction: str) -> bool:
     """Whether Winograd's algorithm is ahead of direct convolution.
 
     Args:
         shape: geometry of the convolution.
         direction: "forward", "backward_data" or "backward_filters".
-        half: the maps are bfloat16.
     """
     if not applies(shape):
         return False
@@ -70,7 +69,8 @@ def faster(shape: ConvShape, direction: str, *, half: bool = False) -> bool:
     tiles = shape.batch * ceil(map_size[0] / _side(shape)) * ceil(map_size[1] / _side(shape))
     time = tiles * TRANSFORM_TILE * (whole + vectors) + TRANSFORM_FILTER * size * sums * vectors
     direct = size**2 * shape.batch * shape.output[0] * shape.output[1] * sums
-    ahead = MARGIN * (HALF_DIRECT if half and HAS_BF16 else 1)
+    is_half = shape.maps == torch.bfloat16 and HAS_BF16
+    ahead = MARGIN * (HALF_DIRECT[direction] if is_half else 1)
     if direction == "backward_filters":
         return ahead * (time + tiles * PRODUCT * whole * vectors) < direct * made
     time += tiles * PRODUCT * sums * vectors

@@ -15,7 +15,7 @@ from matconvnet.fast import elementwise
 from matconvnet.fast.lowering import FAMILIES, Pack, Shapes, Target, again, is_cheap
 from matconvnet.fast.memory import Arena, Planner
 from matconvnet.fast.native import Call
-from matconvnet.fast.section import Item, Run, Step
+from matconvnet.fast.section import Item, Run, Step, Work
 from matconvnet.fast.units import Unit
 from matconvnet.graph import Graph
 from matconvnet.layer import Call as LayerCall
@@ -77,6 +77,7 @@ class ProgramWriter:
     def __init__(self, task: Task, units: Sequence[Unit], memory: Planner | Arena):
         self.task, self.units, self.memory = task, units, memory
         self.training, self.derivative, self.shapes = task.training, bool(task.ders), task.shapes
+        self.maps = task.maps
         by_kernels = {v for unit in units if unit.native for n in unit.nodes for v in n.inputs}
         by_kernels.update(v for unit in units if unit.native for v in unit.outputs)
         self._exact = {v for unit in units for v in unit.outputs} - by_kernels
@@ -86,7 +87,7 @@ class ProgramWriter:
         self.ders: dict[str, Tensor] = {}
         self.param_ders: dict[str, Tensor] = {}
         self._packed: list[Call] = []
-        self._stepped = set[str]()
+        self._whole = set[str]()  # parameters that step by a derivative that exists as a whole
         self._keys: dict[str, object] = {v: ("given", v) for v in task.ders}
         self._shared: set[object] = set(self._keys.values())
         self._pending = Counter[str]()
@@ -99,7 +100,7 @@ class ProgramWriter:
         self._wanted = wanted - {v for v, kind in task.types.items() if not kind.is_floating_point}
         self._again = self._made_again() if task.recompute and self.derivative else {}
         self._remade = set[object]()
-        self._fresh: list[Call] | None = None
+        self._fresh: list[Work] | None = None
 
     def write(self) -> tuple[list[Item], list[Item]]:
         """The items of the forward and of the backward pass."""
@@ -107,7 +108,8 @@ class ProgramWriter:
         for moment, unit in enumerate(self.units):
             self.memory.now = moment
             family = FAMILIES[type(unit.node.layer)] if unit.native else None
-            forward.append(Item(unit, family.forward(unit, self) if family else self._eval(unit)))
+            work = family.forward(unit, self) if family else [self._eval(unit)]
+            forward.append(Item(unit, work))
         for v in self.task.graph.producer:
             if v in self.task.shown:
                 self.values[v] = self.value(v)
@@ -121,11 +123,13 @@ class ProgramWriter:
             family = FAMILIES[type(unit.node.layer)] if unit.native else None
             params = tuple(dict.fromkeys(unit.node.params))
             if family:
-                work = family.backward(unit, self)
-                work += [call for p in params if p in self._stepped for call in self._step(p)]
-                params = tuple(p for p in params if p not in self._stepped)
+                work = list(family.backward(unit, self))
+                for p in params:
+                    der = self.param_der(p) if p in self._whole else None
+                    work += [] if der is None else self.step(p, der, 0)
+                params = tuple(p for p in params if not self.steps(p))
             else:
-                work = self._differentiate(unit)
+                work = [self._differentiate(unit)]
             if self._fresh:
                 backward.append(Item(unit, self._fresh))
             backward.append(Item(unit, work, params))
@@ -194,23 +198,27 @@ class ProgramWriter:
 
     def param_der(self, p: str) -> Tensor | None:
         """See `Writer`."""
-        value, stepping = self.task.params[p], self.task.stepping
+        value = self.task.params[p]
         if value is None or p in self.task.frozen:
             return None
-        if stepping is not None and stepping.serves(p):
-            self._stepped.add(p)
+        if self.steps(p):
+            self._whole.add(p)
             return self.memory.tensor(("derivative", p), tuple(value.shape))
         if p not in self.param_ders:
             device = "meta" if isinstance(self.memory, Planner) else None
             self.param_ders[p] = torch.empty_like(value, device=device)
         return self.param_ders[p]
 
-    def _step(self, p: str) -> list[Call]:
-        """Update a parameter by the derivative that has just been written."""
-        der, stepping = self.param_der(p), self.task.stepping
-        assert der is not None
+    def steps(self, p: str) -> bool:
+        """See `Writer`."""
+        stepping = self.task.stepping
+        return stepping is not None and stepping.serves(p) and p not in self.task.frozen
+
+    def step(self, p: str, der: Tensor, first: int) -> list[Call]:
+        """See `Writer`."""
+        stepping = self.task.stepping
         assert stepping is not None
-        return stepping.calls(p, der, 0)
+        return stepping.calls(p, der, first)
 
     def saved(self, unit: Unit, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """See `Writer`."""

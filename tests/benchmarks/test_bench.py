@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from matconvnet.fast.native import missing
-from tests.tolerances import REWRITTEN
+from tests.tolerances import PRINTED, REWRITTEN
 
 FOLDER = Path(__file__).parent.parent.parent / "benchmarks"
 PEAKS = {"convolution": 200.0, "product": 100.0, "copy": 10.0}
@@ -73,6 +73,8 @@ def test_a_result_with_all_sides_is_not_raced_again(monkeypatch, tmp_path):
     (entry,) = bench.entries(part)
     assert not entry.is_done()
     entry.file.write_text(json.dumps({"sides": {"fast": {}}}))
+    assert not entry.is_done()
+    entry.file.write_text(json.dumps({"sides": {"eager": {}, "fast": {"error": ""}}}))
     assert not entry.is_done()
     entry.file.write_text(json.dumps({"sides": {"eager": {"error": ""}, "fast": {}, "x": {}}}))
     assert entry.is_done()
@@ -199,7 +201,8 @@ def test_layers_of_a_step():
                if group["layers"])  # fmt: skip
     assert groups["update"]["backward"] > 0
     parts = sum(group["forward"] + group["backward"] for group in groups.values())
-    assert parts >= 0.99 * found["ms"]
+    assert parts == pytest.approx(found["ms"], rel=PRINTED)
+    assert groups["between kernels"]["backward"] > 0  # no time is counted twice
 
 
 def test_the_table_of_layers():

@@ -34,27 +34,40 @@ CASES = [
     ((3, 3, 5, 9), (3, 3, 5, 23), 1, 0, 1),
     ((6, 6, 64, 30), (6, 6, 64, 41), 1, 0, 1),
     ((1, 1, 200, 5), (1, 1, 200, 3), 1, 0, 1),
+    ((6, 5, 80, 13), (6, 5, 80, 40), 1, 0, 1),
+    ((2, 2, 2052, 5), (2, 2, 2052, 16), 1, 0, 1),
+    ((1, 1, 67, 70), (1, 1, 67, 36), 1, 0, 1),
     ((2, 3, 4, 2), (3, 4, 4, 5), 1, (1, 0, 1, 0), 1),
 ]
 
 
+AROUND = 64
+"""Numbers before and behind a map, all nan."""
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def maps(request):
+    """Type of the maps; filters and biases are of float32."""
+    return request.param
+
+
 @pytest.fixture(params=CASES, ids=str)
-def case(request, generator):
-    """Shape, options, and random x, f, b, y, dzdy in float32."""
+def case(request, generator, maps):
+    """Shape, options, and random x, f, b, y, dzdy, of numbers that `maps` can represent."""
     x_shape, f_shape, stride, pad, dilate = request.param
     options = {"stride": stride, "pad": pad, "dilate": dilate}
 
     def random(shape):
-        return _channels_last(torch.randn(shape, generator=generator))
+        return _channels_last(torch.randn(shape, generator=generator).to(maps))
 
-    x, f, b = random(x_shape), random(f_shape), torch.randn(f_shape[3], generator=generator)
-    y = conv(x, f, b, **options)
+    x, f, b = random(x_shape), random(f_shape).float(), torch.randn(f_shape[3], generator=generator)
+    y = conv(x.float(), f, b, **options)
     h, w, c, n = x_shape
     two = [v if isinstance(v, tuple) else (v, v) for v in (stride, dilate)]
     four = pad if isinstance(pad, tuple) else (pad,) * 4
     shape = fast.ConvShape(
         n, h, w, c, f_shape[3], f_shape[:2], c // f_shape[2], two[0], (four[0], four[2]), two[1],
-        (y.shape[0], y.shape[1]),
+        (y.shape[0], y.shape[1]), maps,
     )  # fmt: skip
     return shape, options, x, f, b, random(y.shape), random(y.shape)
 
@@ -84,7 +97,7 @@ def test_backward_data(case, add, masked):
     shape, options, x, f, b, _, dzdy = case
     wanted = conv_backward(x.double(), f.double(), b.double(), dzdy.double(), **options)[0]
     assert wanted is not None
-    dzdx = _channels_last(torch.linspace(-1, 1, x.numel()).reshape(x.shape))
+    dzdx = _channels_last(torch.linspace(-1, 1, x.numel()).reshape(x.shape).to(x.dtype))
     wanted = (wanted + dzdx if add else wanted) * (x > 0 if masked else 1)
     _run(fast.backward_data(shape, f, dzdy, dzdx, _scratch, mask=x if masked else None, add=add))
     _check(dzdx, wanted)
@@ -112,8 +125,58 @@ def test_results_do_not_depend_on_the_run(case):
     assert torch.equal(runs[0][1], runs[1][1])
 
 
+@pytest.mark.parametrize("count", [5, 14, 41])
+def test_slices_are_the_whole(count, generator):
+    shape, x, f, dzdy = _full(generator)
+    whole, part = torch.empty_like(f), torch.empty_like(f[..., :count])
+    db, got_b = torch.empty(f.shape[3]), torch.empty(f.shape[3])
+    _run(fast.backward_filters(shape, x, dzdy, whole, db, _scratch))
+    ends = 0
+    for first, last, calls in fast.filter_slices(shape, x, dzdy, part, got_b, _scratch, count):
+        assert first == ends
+        _run(calls)
+        assert torch.equal(part[..., : last - first], whole[..., first:last])
+        part.fill_(7)
+        ends = last
+    assert ends == f.shape[3]
+    assert torch.equal(db, got_b)
+
+
+@pytest.mark.parametrize("batch", [3, 30])
+def test_full_filters_with_bfloat16_maps(batch, generator):
+    """They are what float32 maps of the same numbers give, rounded."""
+    shape, x, f, dzdy = _full(generator, batch)
+    residual, b = dzdy.flip(2), torch.randn(f.shape[3], generator=generator)
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        u, v, w = (_channels_last(t.to(dtype)) for t in (x, dzdy, residual))
+        y, dzdx, df, db = (torch.empty_like(t) for t in (v, u, f, b))
+        calls = fast.forward(shape, u, f, b, y, _scratch, relu=True, residual=w)
+        calls += fast.backward_data(shape, f, v, dzdx, _scratch, mask=u)
+        _run(calls + fast.backward_filters(shape, u, v, df, db, _scratch))
+        results.append([y, dzdx, df, db])
+    for wanted, got in zip(*results, strict=True):
+        assert torch.equal(wanted.to(got.dtype), got)
+
+
+def _full(generator, batch=30):
+    """Filters that cover the map: the shape, and x, f, dzdy of numbers that bfloat16 has."""
+
+    def random(*shape):
+        return _channels_last(torch.randn(shape, generator=generator).bfloat16().float())
+
+    shape = fast.ConvShape(
+        batch, 6, 6, 64, 41, (6, 6), 1, (1, 1), (0, 0), (1, 1), (1, 1)
+    )  # fmt: skip
+    return shape, random(6, 6, 64, batch), random(6, 6, 64, 41), random(1, 1, 41, batch)
+
+
 def _channels_last(t):
-    return t.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
+    """A copy in the memory of maps, between numbers that nobody may read."""
+    room = t.new_full((t.numel() + 2 * AROUND,), float("nan"))
+    h, w, c, n = t.shape
+    place = room[AROUND:-AROUND].view(n, h, w, c).permute(1, 2, 3, 0)
+    return place.copy_(t)
 
 
 def _scratch(count):
@@ -126,5 +189,6 @@ def _run(calls):
 
 
 def _check(got, wanted):
-    error = (got.double() - wanted).abs().max()
-    assert error <= REFERENCE[torch.float32] * wanted.abs().max()
+    """Sums are of float32; those that are numbers of maps are then rounded once to their type."""
+    error, rounding = (got.double() - wanted).abs(), torch.finfo(got.dtype).eps / 2
+    assert (error <= rounding * wanted.abs() + REFERENCE[torch.float32] * wanted.abs().max()).all()

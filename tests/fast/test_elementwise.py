@@ -159,15 +159,6 @@ def test_dropout_is_that_of_the_block_for_the_same_draws():
 
 
 @sizes
-@pytest.mark.parametrize("rectified", [True, False])
-def test_scale_bias(size, rectified):
-    (x,), (m, b) = maps(size, 1), randn((2, size[2]), 5, torch.float32)
-    want = x.double() * m[:, None] + b[:, None]
-    run(fast.scale_bias(x, m, b, x, rectified))
-    assert_close(x, want.relu() if rectified else want, TOLERANCE)
-
-
-@sizes
 def test_channel_sums(size):
     (x,) = maps(size, 1)
     sums = torch.empty(size[2])

@@ -33,7 +33,7 @@ def work(monkeypatch):
 
     items = [
         Item(a, elementwise.copy(x, y), ("p",)),
-        Item(b, step, ("q",)),
+        Item(b, [step], ("q",)),
         Item(a, [*elementwise.copy(y, z), *elementwise.copy(x, y)], ("r",)),
     ]
     return Section(items), y, z

@@ -220,6 +220,6 @@ def test_more_is_asked_where_half_maps_are_multiplied(direction, monkeypatch):
     few = shape._replace(channels=16, filters=16)
     for has_bf16 in (False, True):
         monkeypatch.setattr(winograd, "HAS_BF16", has_bf16)
-        assert winograd.faster(shape, direction, half=True)
+        assert winograd.faster(shape._replace(maps=torch.bfloat16), direction)
         assert winograd.faster(few, direction)
-        assert winograd.faster(few, direction, half=True) is not has_bf16
+        assert winograd.faster(few._replace(maps=torch.bfloat16), direction) is not has_bf16

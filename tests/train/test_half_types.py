@@ -64,6 +64,7 @@ def test_training_in_half_types_goes_as_in_float32(precision, kind, monkeypatch)
         {"clip_norm": 1.0},
         {"average": 0.9},
         {"solver": "adam", "learning_rate": 0.001},
+        {"fast": False},
     ],
     ids=str,
 )
@@ -82,8 +83,9 @@ def test_it_goes_with_the_other_options(changes):
 @pytest.mark.parametrize("clip_norm", [None, 1.0])
 def test_evaluations_see_every_update(solver, clip_norm):
     trainer = train(
-        net_of(bnorm=True), Images(), precision="bf16", solver=solver, clip_norm=clip_norm
-    )
+        net_of(bnorm=True), Images(), precision="bf16", solver=solver, clip_norm=clip_norm,
+        fast=False,
+    )  # fmt: skip
     seen = trainer.loop.evaluator.values()
     for name, value in values(trainer.net).items():
         assert torch.equal(seen[name], value.to(seen[name].dtype)), name

@@ -19,8 +19,8 @@ INLINE void transpose(vf r[LANES])
     }
 }
 
-/* Filters in panels: for every group and PANEL columns a row of packed_row(columns) numbers for every
-   (i, j, d) of the depth.
+/* Filters in panels: for every group and PANEL columns a row of packed_row(columns) pairs for every
+   (i, j, pair of d) of the depth.
 
    p  filters, panels
    n  as in `packing`; the number of (group, column, i, j, d) stands at first + the sum of steps */
@@ -29,36 +29,45 @@ typedef struct {
     int64_t first, group_step, column_step, outer_step, inner_step, depth_step;
 } packing;
 
-static void pack_panel(const packing *s, const float *f, int64_t columns, float *panel)
+/* The first `count` numbers of a[0], a[step], ... */
+INLINE vf gather(const float *a, int64_t step, int64_t count)
+{
+    if (step == 1 && count == LANES) return load(a);
+    vf v = {};
+    for (int l = 0; l < count; l++) v[l] = a[l * step];
+    return v;
+}
+
+static void pack_panel(const packing *s, const float *f, int64_t columns, pair *panel)
 {
     int64_t wide = packed_row(columns);
     for (int64_t i = 0; i < s->outer; i++)
-        for (int64_t j = 0; j < s->inner; j++, panel += s->depth * wide) {
+        for (int64_t j = 0; j < s->inner; j++, panel += pairs_of(s->depth) * wide) {
             const float *from = f + i * s->outer_step + j * s->inner_step;
             for (int64_t v = 0, last = wide - LANES; v <= last; v += v < last ? least(LANES, last - v) : 1) {
                 int64_t count = least(LANES, columns - v), d = 0;
                 const float *a = from + v * s->column_step;
+                pair *to = panel + v;
                 if (s->depth_step == 1)
                     for (; d + LANES <= s->depth; d += LANES) {
                         vf r[LANES];
                         for (int l = 0; l < LANES; l++)
                             r[l] = l < count ? load(a + l * s->column_step + d) : all(0);
                         transpose(r);
-                        for (int l = 0; l < LANES; l++) store(panel + (d + l) * wide + v, r[l]);
+                        for (int l = 0; l < LANES; l += PAIR, to += wide)
+                            store_pairs(to, paired(r[l], r[l + PAIR - 1]));
                     }
-                for (; d < s->depth; d++) {
-                    float *to = panel + d * wide + v;
-                    if (s->column_step == 1 && count == LANES)
-                        store(to, load(a + d * s->depth_step));
-                    else
-                        for (int l = 0; l < LANES; l++)
-                            to[l] = l < count ? a[l * s->column_step + d * s->depth_step] : 0;
+                for (; d < s->depth; d += PAIR, to += wide) {
+                    const float *first = a + d * s->depth_step, *second = first + (PAIR - 1) * s->depth_step;
+                    vf zero = {}, numbers = gather(first, s->column_step, count);
+                    int64_t is_whole = d + PAIR <= s->depth;
+                    store_pairs(to, paired(numbers, is_whole ? gather(second, s->column_step, count) : zero));
                 }
             }
         }
 }
 
-/* Numbers of the panels of one group before column `k` (a multiple of PANEL). */
+/* Pairs in the panels of one group before column `k` (a multiple of PANEL); depth: in pairs. */
 static int64_t packed_before(int64_t k, int64_t depth) { return k * depth; }
 
 static int64_t packed_group(int64_t columns, int64_t depth)
@@ -71,8 +80,8 @@ KERNEL(conv_pack)
 {
     const packing *q = (const void *)n;
     const float *f = p[0];
-    float *packed = p[1];
-    int64_t depth = q->outer * q->inner * q->depth, panels = (q->columns + PANEL - 1) / PANEL;
+    pair *packed = p[1];
+    int64_t depth = q->outer * q->inner * pairs_of(q->depth), panels = (q->columns + PANEL - 1) / PANEL;
     int64_t work = q->groups * q->columns * depth;
 #pragma omp parallel for schedule(static) if (work > PARALLEL_WORTH)
     for (int64_t t = 0; t < q->groups * panels; t++) {
@@ -91,16 +100,17 @@ typedef struct {
     int64_t rows, cols;             /* output pixels of one image */
     int64_t sy, sx, oy, ox, th, tw, dy, dx;
     int64_t copied;         /* windows leave the map, or its strides are unkind to the cache */
+    int64_t joined;         /* taps of a row lie contiguously, and are read so */
     int64_t pixel;          /* numbers from pixel to pixel in the copy */
     int64_t images, lines;  /* output of a block: that many rows of that many images */
-    int64_t scratch;        /* numbers that a thread needs */
+    int64_t scratch;        /* numbers (of a map) that a thread needs */
     int64_t threads;
 } windows;
 
 /* A block of output pixels, and where its windows are read: `x` is the first number of the first. */
 typedef struct {
     int64_t image, images, row, rows;
-    const float *x;
+    const num *x;
     int64_t image_step, row_step, pixel_step; /* of the input */
 } block;
 
@@ -119,28 +129,29 @@ static int64_t copied_cols(const windows *s)
     return (s->cols - 1) * s->sx + (s->tw - 1) * s->dx + 1;
 }
 
-static void copy_block(const windows *s, const float *x, const block *b, float *out)
+static void copy_block(const windows *s, const num *x, const block *b, num *out)
 {
     int64_t C = s->channels, rows = copied_rows(s, b->rows), cols = copied_cols(s), pixel = s->pixel;
     int64_t left = least(cols, most(0, -s->ox)), right = most(left, least(cols, s->width - s->ox));
+    int64_t size = sizeof(num);
     for (int64_t m = 0; m < b->images; m++)
         for (int64_t r = 0; r < rows; r++, out += cols * pixel) {
             int64_t i = b->row * s->sy + s->oy + r;
             if (i < 0 || i >= s->height || left == right) {
-                memset(out, 0, 4 * cols * pixel);
+                memset(out, 0, size * cols * pixel);
                 continue;
             }
-            const float *from = x + (((b->image + m) * s->height + i) * s->width + s->ox + left) * C;
-            memset(out, 0, 4 * left * pixel);
+            const num *from = x + (((b->image + m) * s->height + i) * s->width + s->ox + left) * C;
+            memset(out, 0, size * left * pixel);
             if (pixel == C)
-                memcpy(out + left * C, from, 4 * (right - left) * C);
+                memcpy(out + left * C, from, size * (right - left) * C);
             else
-                for (int64_t j = left; j < right; j++, from += C) memcpy(out + j * pixel, from, 4 * C);
-            memset(out + right * pixel, 0, 4 * (cols - right) * pixel);
+                for (int64_t j = left; j < right; j++, from += C) memcpy(out + j * pixel, from, size * C);
+            memset(out + right * pixel, 0, size * (cols - right) * pixel);
         }
 }
 
-static block block_at(const windows *s, const float *x, int64_t index, float *scratch)
+static block block_at(const windows *s, const num *x, int64_t index, num *scratch)
 {
     int64_t parts = (s->rows + s->lines - 1) / s->lines;
     block b = {index / parts * s->images, 0, index % parts * s->lines};
@@ -161,10 +172,10 @@ static block block_at(const windows *s, const float *x, int64_t index, float *sc
     return b;
 }
 
-/* What a window reads of one group, in as few pieces as lie contiguously in memory. */
+/* What a window reads of one group. */
 static pieces window_pieces(const windows *s, const block *b)
 {
-    if (s->dx == 1 && b->pixel_step == s->depth)
+    if (s->joined)
         return (pieces){s->th, s->dy * b->row_step, 1, 0, s->tw * s->depth};
     return (pieces){s->th, s->dy * b->row_step, s->tw, s->dx * b->pixel_step, s->depth};
 }
@@ -192,8 +203,12 @@ static int64_t last_tap(const windows *w, int64_t top)
 static void sweep_block(const sweep *s, void *const *p, const block *b)
 {
     const windows *w = &s->w;
-    const float *panel = p[1];
-    int64_t row_depth = w->tw * w->depth, pixels = b->images * b->rows * w->cols;
+    const float *bias = p[2];
+    const num *add = p[3], *mask = p[4];
+    num *out = p[5];
+    const pair *panel = p[1];
+    pieces all_taps = window_pieces(w, b);
+    int64_t row_depth = all_taps.inner * pairs_of(all_taps.length), pixels = b->images * b->rows * w->cols;
     int64_t by_row = w->copied && 2 * w->cols >= TILE_ROWS, across = (w->cols + TILE_ROWS - 1) / TILE_ROWS;
     int64_t tiles = by_row ? b->images * b->rows * across : (pixels + TILE_ROWS - 1) / TILE_ROWS;
     int64_t streamed = !w->copied && w->groups * w->th * w->tw * w->sx * w->sy == 1;
@@ -201,13 +216,12 @@ static void sweep_block(const sweep *s, void *const *p, const block *b)
         for (int64_t c = 0; c < w->columns; c += PANEL) {
             int64_t count = least(PANEL, w->columns - c), wide = packed_row(count);
             int64_t k = g * w->columns + c, base = s->first + k;
-            finish f = {offset(p[2], k), offset(p[3], base), offset(p[4], base), (float *)p[5] + base,
-                        count, s->relu};
+            finish f = {offset(bias, k), offset(add, base), offset(mask, base), out + base, count, s->relu};
             int64_t m = 0, i = 0, j = 0, done = 0;
             for (int64_t tile = 0; tile < tiles; tile++) {
-                const float *a[TILE_ROWS];
+                const num *a[TILE_ROWS];
                 int64_t at[TILE_ROWS], rows, skipped = 0;
-                pieces d = window_pieces(w, b);
+                pieces d = all_taps;
                 if (by_row) {
                     int64_t top = (b->row + i) * w->sy + w->oy;
                     int64_t place = tile % across;
@@ -216,7 +230,7 @@ static void sweep_block(const sweep *s, void *const *p, const block *b)
                     d.outer = most(0, last_tap(w, top) - skipped);
                 } else
                     rows = least(TILE_ROWS, pixels - done);
-                const float *x = b->x + skipped * w->dy * b->row_step + g * w->depth;
+                const num *x = b->x + skipped * w->dy * b->row_step + g * w->depth;
                 for (int64_t r = 0; r < rows; r++) {
                     a[r] = x + m * b->image_step + i * w->sy * b->row_step + j * w->sx * b->pixel_step;
                     at[r] = (b->image + m) * s->image_step + (b->row + i) * s->row_step + j * s->pixel_step;
@@ -236,8 +250,8 @@ static void sweep_block(const sweep *s, void *const *p, const block *b)
 KERNEL(conv_sweep)
 {
     const sweep *q = (const void *)n;
-    const float *x = p[0];
-    float *scratch = p[6];
+    const num *x = p[0];
+    num *scratch = p[6];
     int64_t blocks = blocks_of(&q->w);
 #pragma omp parallel for schedule(static) num_threads(threads_of(q->w.threads)) if (blocks > 1)
     for (int64_t i = 0; i < blocks; i++) {
@@ -250,36 +264,68 @@ KERNEL(conv_sweep)
 
    p  x, dzdy, df, db or NULL, scratch
    n  as in `windows`; then
-      patches  numbers from pixel to pixel of a copy with all taps of a window in a row; 0: no copy
+      patches  pairs from pixel to pixel of a copy with all taps of a window in a row, and with pairs of
+               neighbouring pixels; 0: no copy, only if a float is a pair
       splits   parts of the pixels that are summed apart; each has threads / splits threads */
 typedef struct {
     windows w;
     int64_t patches, splits;
 } filters;
 
-static void copy_patches(const windows *s, const block *b, int64_t pitch, float *out)
+/* Pairs of numbers of two rows, or of one if `second` is NULL. */
+INLINE void copy_pairs(const num *first, const num *second, int64_t count, pair *out)
 {
-    pieces d = window_pieces(s, b);
-    for (int64_t m = 0; m < b->images; m++)
-        for (int64_t i = 0; i < b->rows; i++)
-            for (int64_t j = 0; j < s->cols; j++, out += pitch) {
-                const float *x = b->x + m * b->image_step;
-                x += i * s->sy * b->row_step + j * s->sx * b->pixel_step;
-                float *to = out;
-                for (int64_t u = 0; u < d.outer; u++)
-                    for (int64_t v = 0; v < d.inner; v++, to += d.length)
-                        memcpy(to, x + u * d.outer_step + v * d.inner_step, 4 * d.length);
-            }
+    if (PAIR == 1) memcpy(out, first, sizeof(num) * count);
+    else if (count < LANES)
+        for (int64_t i = 0; i < count; i++) out[i] = single_pair(first[i], second ? second[i] : (num){0});
+    else
+        for (int64_t i = 0; i < count; i += LANES) {
+            int64_t at = least(i, count - LANES);
+            store_pairs(out + at, load_paired(first + at, offset(second, at)));
+        }
 }
 
-#define DERS_PITCH 16  /* numbers from pixel to pixel where dzdy of a tile's rows is copied */
+/* Copy all numbers under the windows of a block, `pitch` pairs apart. */
+static void copy_patches(const windows *s, const block *b, int64_t pitch, pair *out)
+{
+    pieces d = window_pieces(s, b);
+    int64_t pixels = b->images * b->rows * s->cols, length = s->joined ? d.length : s->channels;
+    int64_t m = 0, i = 0, j = 0;
+    for (int64_t done = 0; done < pixels; out += pitch) {
+        const num *window[PAIR] = {};
+        for (int64_t l = 0; l < PAIR && done < pixels; l++, done++) {
+            window[l] = b->x + m * b->image_step + i * s->sy * b->row_step + j * s->sx * b->pixel_step;
+            if (++j == s->cols) {
+                j = 0;
+                if (++i == b->rows) i = 0, m++;
+            }
+        }
+        pair *to = out;
+        for (int64_t u = 0; u < d.outer; u++)
+            for (int64_t v = 0; v < d.inner; v++, to += length) {
+                int64_t at = u * d.outer_step + v * d.inner_step;
+                copy_pairs(window[0] + at, offset(window[PAIR - 1], at), length, to);
+            }
+    }
+}
+
+#define DERS_PITCH 16  /* pairs from pixel to pixel where dzdy of a tile's rows is copied */
 #define DERS_PANELS 16 /* products that make this copy worth while */
 
-/* Add what a block gives to the derivatives: `part` of `parts` of the columns. ders: scratch. */
-static void filters_block(const windows *w, const block *b, const float *dzdy, float *df, int64_t part,
-                          int64_t parts, int64_t add, float *ders)
+/* Copy `rows` numbers of every pixel. `end`: of dzdy, whose pixels are K apart. */
+static void copy_ders(const num *dzdy, const num *end, int64_t K, int64_t pixels, int64_t rows, pair *out)
 {
-    pieces d = window_pieces(w, b);
+    for (int64_t i = 0; i < pixels; i += PAIR, out += DERS_PITCH) {
+        const num *first = dzdy + i * K, *second = PAIR > 1 && i + 1 < pixels ? first + K : NULL;
+        if (end - (second ? second : first) >= LANES) store_pairs(out, load_paired(first, second));
+        else copy_pairs(first, second, rows, out);
+    }
+}
+
+/* Add what a block gives to the derivatives: `part` of `parts` of the columns. ders: scratch. */
+static void filters_block(const windows *w, const block *b, pieces d, int64_t pixels, const num *dzdy, float *df,
+                          int64_t part, int64_t parts, int64_t add, pair *ders)
+{
     int64_t K = w->groups * w->columns, depth = w->th * w->tw * w->depth;
     int64_t wide = (d.length + PANEL - 1) / PANEL, panels = d.outer * d.inner * wide;
     int64_t tiles = (w->columns + TILE_ROWS - 1) / TILE_ROWS, total = w->groups * panels;
@@ -287,7 +333,7 @@ static void filters_block(const windows *w, const block *b, const float *dzdy, f
                  {b->rows, w->cols * K, w->sy * b->row_step},
                  {w->cols, K, w->sx * b->pixel_step}};
     int64_t first = first_of(part, parts, total), last = first_of(part + 1, parts, total);
-    int64_t pixels = b->images * b->rows * w->cols, together = w->groups == 1 && last - first >= DERS_PANELS;
+    int64_t together = PAIR > 1 || (w->groups == 1 && last - first >= DERS_PANELS);
     if (together) {
         t[0].x = b->rows * w->cols * DERS_PITCH;
         t[1].x = w->cols * DERS_PITCH;
@@ -295,14 +341,14 @@ static void filters_block(const windows *w, const block *b, const float *dzdy, f
     }
     int64_t in_rows = w->copied && t[1].y != w->cols * t[2].y;
     if (!in_rows && t[1].y == w->cols * t[2].y) t[2].count *= t[1].count, t[1].count = 1;
+    const num *end = dzdy + pixels * K;
     for (int64_t tile = 0; tile < tiles; tile++) {
         int64_t k = first_of(tile, tiles, w->columns), rows = first_of(tile + 1, tiles, w->columns) - k;
-        for (int64_t i = 0; together && i < pixels; i++)
-            memcpy(ders + i * DERS_PITCH, dzdy + i * K + k, 4 * rows);
         for (int64_t i = first; i < last; i++) {
             int64_t g = i / panels, piece = i % panels / wide, c = i % wide * PANEL;
             int64_t from = piece / d.inner * d.outer_step + piece % d.inner * d.inner_step;
             int64_t row = g * w->columns + k, tap = w->oy + piece / d.inner * w->dy, top = 0;
+            if (together && (i == first || i % panels == 0)) copy_ders(dzdy + row, end, K, pixels, rows, ders);
             loop inside[3] = {t[0], t[1], t[2]};
             if (in_rows) {
                 while (top < b->rows && (b->row + top) * w->sy + tap < 0) top++;
@@ -310,14 +356,14 @@ static void filters_block(const windows *w, const block *b, const float *dzdy, f
                     inside[1].count--;
                 inside[1].count -= top;
             }
-            tile_columns(rows, (together ? ders : dzdy + row) + top * t[1].x,
-                         b->x + top * t[1].y + g * w->depth + from + c, inside,
+            const pair *x = together ? ders : (const void *)(dzdy + row), *y = (const void *)b->x;
+            tile_columns(rows, x + top * t[1].x, y + top * t[1].y + g * w->depth + from + c, inside,
                          df + row * depth + piece * d.length + c, depth, least(PANEL, d.length - c), add);
         }
     }
 }
 
-static void biases_block(int64_t K, int64_t pixels, const float *dzdy, float *db, int64_t part, int64_t parts,
+static void biases_block(int64_t K, int64_t pixels, const num *dzdy, float *db, int64_t part, int64_t parts,
                          int64_t add)
 {
     int64_t vectors = (K + LANES - 1) / LANES;
@@ -334,34 +380,39 @@ KERNEL(conv_filters)
 {
     const filters *q = (const void *)n;
     const windows *w = &q->w;
-    const float *x = p[0], *dzdy = p[1];
-    float *df = p[2], *db = p[3], *scratch = p[4];
+    const num *x = p[0], *dzdy = p[1];
+    float *df = p[2], *db = p[3];
+    num *scratch = p[4];
     int64_t K = w->groups * w->columns, size = K * w->th * w->tw * w->depth, blocks = blocks_of(w);
     int64_t parts = w->threads / q->splits, partial = size + K;
-    float *partials = scratch + w->threads * w->scratch;
+    float *partials = (void *)(scratch + w->threads * w->scratch);
 #pragma omp parallel for schedule(static) num_threads(threads_of(w->threads)) if (w->threads > 1)
     for (int64_t task = 0; task < q->splits * parts; task++) {
         int64_t split = task / parts, part = task % parts;
         int64_t first = first_of(split, q->splits, blocks), last = first_of(split + 1, q->splits, blocks);
-        float *own = scratch + task * w->scratch, *sums = partials + (split - 1) * partial;
+        num *own = scratch + task * w->scratch;
+        float *sums = partials + (split - 1) * partial;
         float *to = split ? sums : df, *to_db = split ? sums + size : db;
         for (int64_t i = first; i < last; i++) {
             block b = block_at(w, x, i, own);
-            windows of = *w;
             int64_t pixels = b.images * b.rows * w->cols;
-            float *ders = own + w->scratch - pixels * (q->patches + DERS_PITCH) - PANEL;
-            if (q->patches) {
-                float *patches = own + w->scratch - pixels * q->patches - PANEL;
+            pieces d = window_pieces(w, &b);
+            windows of = *w;
+            pair *patches = (pair *)(own + w->scratch) - pairs_of(pixels) * q->patches - PANEL;
+            pair *ders = patches - pairs_of(pixels) * DERS_PITCH;
+            const num *der = dzdy + (b.image * w->rows + b.row) * w->cols * K;
+            if (q->patches) { /* a map of one row, each pixel with what was under a window */
                 copy_patches(w, &b, q->patches, patches);
-                of.sy = of.sx = of.th = of.tw = of.dx = 1, of.copied = 0;
-                of.depth = w->th * w->tw * w->depth;
-                b.x = patches;
+                int64_t taps = w->th * w->tw;
+                d = w->groups == 1 ? (pieces){1, 0, 1, 0, taps * w->depth}
+                                   : (pieces){1, 0, taps, w->channels, w->depth};
+                of.rows = of.sy = of.sx = 1, of.copied = 0;
+                of.cols = pairs_of(pixels);
+                b.x = (const void *)patches;
                 b.pixel_step = q->patches;
-                b.row_step = w->cols * b.pixel_step;
-                b.image_step = b.rows * b.row_step;
+                b.images = b.rows = 1;
             }
-            const float *der = dzdy + (b.image * w->rows + b.row) * w->cols * K;
-            filters_block(&of, &b, der, to, part, parts, i > first, ders);
+            filters_block(&of, &b, d, pixels, der, to, part, parts, i > first, ders);
             if (db) biases_block(K, pixels, der, to_db, part, parts, i > first);
         }
     }

@@ -194,38 +194,6 @@ KERNEL(dropout_backward)
     }
 }
 
-static inline vf scaled(vf x, vf multipliers, vf biases, float lowest)
-{
-    vf a = x * multipliers + biases;
-    return where(a <= lowest, all(lowest), a);
-}
-
-/* y = multiplier * x + bias of every channel, rectified if wanted.
-   p: x, multipliers, biases, y.  n: rows, channels, relu. */
-KERNEL(scale_bias)
-{
-    const num *x = p[0];
-    const float *a = p[1], *b = p[2];
-    num *y = p[3];
-    const int64_t channels = n[1], count = n[0] * channels, end = channels - LANES;
-    const float lowest = n[2] ? 0 : -INFINITY;
-    PARALLEL_FOR
-    for (int64_t row = 0; row < n[0]; row++) {
-        const num *from = x + row * channels;
-        num *to = y + row * channels;
-        if (end >= 0) {
-            vf last = load(from + end); /* it overlaps others, which may be written to x */
-            for (int64_t c = 0; c < end; c += LANES)
-                store(to + c, scaled(load(from + c), load(a + c), load(b + c), lowest));
-            store(to + end, scaled(last, load(a + end), load(b + end), lowest));
-        } else
-            for (int64_t c = 0; c < channels; c++) {
-                vf one = scaled(load_some(from + c, 1), load_some(a + c, 1), load_some(b + c, 1), lowest);
-                store_some(to + c, one, 1);
-            }
-    }
-}
-
 /* The sum of every channel.  p: rows of channels, sums.  n: rows, channels.
    Some rows at a time are summed in float, the sums of these in double. */
 KERNEL(channel_sums)

@@ -29,6 +29,9 @@ BLOCK = 160 * 1024
 UNKIND = 512
 """Numbers between pixels that put many of them into the same few lines of the first cache."""
 
+SUM = 16
+"""Time to write and sum up a number, in multiplications (measured)."""
+
 STRIP = 4 * VECTOR
 """Columns of filters that cover the map whose derivatives are computed together."""
 
@@ -218,6 +221,11 @@ def backward_data(
         numbers = [s.batch, s.channels, s.filters, torch.get_num_threads()]
         name = of_maps("conv_full_data", dzdy)
         return [Call(name, [dzdy, f, old, mask, dzdx, room], numbers)]
+    if _scatters(s):
+        threads = torch.get_num_threads()
+        room = scratch(threads * (s.output[0] * s.output[1] * s.depth + PANEL))
+        numbers = [*s[:5], *s.output, *s.size, *s.pad, threads]
+        return [Call("conv_scatter", [dzdy, f, old, mask, dzdx, room], numbers)]
     phases = [
         (u, v)
         for u in range(min(s.stride[0], s.height))
@@ -326,6 +334,24 @@ def _phase_windows(s: ConvShape, phase: tuple[int, int], *taps: list[tuple[int, 
         s.batch, *s.output, s.filters, s.groups, depth, columns, rows, cols, (1, 1), origin,
         counts, (steps[0], steps[1]),
     )  # fmt: skip
+
+
+def _scatters(s: ConvShape) -> bool:
+    """Whether the derivative of the data is faster as a product with all filters, then summed.
+
+    That wastes no part of a vector where channels do not fill one, and no product with padding.
+    """
+    pixels = s.output[0] * s.output[1]
+    if (
+        s.maps != torch.float32 or s.groups > 1 or s.stride != (1, 1) or s.dilate != (1, 1)
+        or s.batch < torch.get_num_threads() or not VECTOR <= s.depth <= BLOCK // pixels
+    ):  # fmt: skip
+        return False
+    rows = sum(
+        0 <= i + s.pad[0] - u < s.output[0] for i in range(s.height) for u in range(s.size[0])
+    )
+    windows = rows * s.width * s.size[1] * s.filters * _multiple(s.channels, VECTOR)
+    return pixels * (s.filters * _multiple(s.depth, VECTOR) + SUM * s.depth) < windows
 
 
 def _pack_phase(

@@ -25,6 +25,9 @@ FEW_BANDS = 8
 BLOCK = 28
 """Tiles that are summed at a time in the derivative of the filters."""
 
+SHEET = 4
+"""Images in a row, and in a column, of a sheet (kernels/winograd.h), at most."""
+
 PART = 128
 """Filters, and channels, of which that derivative is computed at a time."""
 
@@ -62,19 +65,19 @@ def faster(shape: ConvShape, direction: str) -> bool:
     """
     if not applies(shape):
         return False
-    backward, size = direction == "backward_data", shape.size[0]
-    sums, made = _of_group(shape)[:: -1 if backward else 1]
+    size = shape.size[0]
+    direct = size**2 * shape.batch * shape.output[0] * shape.output[1]
+    if direction == "backward_data":
+        shape = _turned(shape)
+    (sums, made), tiles = _of_group(shape), _tiles(shape)
     vectors, whole = ceil(made / VECTOR) * VECTOR, ceil(sums / VECTOR) * VECTOR
-    map_size = (shape.height, shape.width) if backward else shape.output
-    tiles = shape.batch * ceil(map_size[0] / _side(shape)) * ceil(map_size[1] / _side(shape))
     time = tiles * TRANSFORM_TILE * (whole + vectors) + TRANSFORM_FILTER * size * sums * vectors
-    direct = size**2 * shape.batch * shape.output[0] * shape.output[1] * sums
     is_half = shape.maps == torch.bfloat16 and HAS_BF16
     ahead = MARGIN * (HALF_DIRECT[direction] if is_half else 1)
     if direction == "backward_filters":
-        return ahead * (time + tiles * PRODUCT * whole * vectors) < direct * made
+        return ahead * (time + tiles * PRODUCT * whole * vectors) < direct * sums * made
     time += tiles * PRODUCT * sums * vectors
-    return ahead * time < direct * vectors + PACK * sums * made
+    return ahead * time < direct * sums * vectors + PACK * sums * made
 
 
 def packed_size(shape: ConvShape) -> int:
@@ -122,14 +125,8 @@ def backward_data(
 
     It is the convolution of dzdy with the filters turned by 180 degrees.
     """
-    last = shape.size[0] - 1
-    turned = shape._replace(
-        height=shape.output[0], width=shape.output[1], output=(shape.height, shape.width),
-        channels=shape.filters, filters=shape.channels,
-        pad=(last - shape.pad[0], last - shape.pad[1]),
-    )  # fmt: skip
     tensors = (dzdy, None, dzdx if add else None, mask, dzdx)
-    return _convolve(turned, f, None, tensors, scratch, relu=False, flipped=True)
+    return _convolve(_turned(shape), f, None, tensors, scratch, relu=False, flipped=True)
 
 
 def backward_filters(
@@ -154,6 +151,16 @@ def backward_filters(
     return [Call(of_maps("winograd_filters_backward", x), tensors, numbers)]
 
 
+def _turned(shape: ConvShape) -> ConvShape:
+    """The convolution that computes the derivative of the data."""
+    last = shape.size[0] - 1
+    return shape._replace(
+        height=shape.output[0], width=shape.output[1], output=(shape.height, shape.width),
+        channels=shape.filters, filters=shape.channels,
+        pad=(last - shape.pad[0], last - shape.pad[1]),
+    )  # fmt: skip
+
+
 def _convolve(
     shape: ConvShape,
     f: Tensor,
@@ -171,11 +178,9 @@ def _convolve(
     shared = all_bands <= max(FEW_BANDS * (C * K >= PART**2), threads)
     bands, panels = all_bands, 1
     if not shared:
-        target = (
-            4 if C * K > 2 * PART**2 else 1
-        )  # the smaller filters share the cache with the tiles
-        blocks = ceil(ceil(all_bands / target) / threads) * threads
-        bands, panels = ceil(all_bands / blocks), min(2, _panels(K))
+        most = 4 if C * K > 2 * PART**2 else 1  # smaller filters share the cache with the tiles
+        share = ceil(all_bands / threads)
+        bands, panels = ceil(share / ceil(share / most)), min(2, _panels(K))
     calls, fresh = list[Call](), None
     if packed is None and shared:
         fresh, packed = f, scratch(threads * panels * _panel_size(C))
@@ -210,7 +215,7 @@ def _rows() -> int:
 def _geometry(shape: ConvShape) -> list[int]:
     return [
         shape.batch, shape.height, shape.width, *_of_group(shape), *shape.pad, *shape.output,
-        shape.size[0], shape.groups,
+        shape.size[0], shape.groups, *_sheet(shape),
     ]  # fmt: skip
 
 
@@ -224,9 +229,23 @@ def _side(shape: ConvShape) -> int:
     return 7 - shape.size[0]
 
 
-def _tiles(shape: ConvShape) -> int:
-    rows, columns = (ceil(size / _side(shape)) for size in shape.output)
-    return shape.batch * rows * columns
+def _tiles(shape: ConvShape, sheet: tuple[int, int] | None = None) -> int:
+    """Tiles of all images, `sheet` of which lie on a sheet."""
+    sheet = sheet or _sheet(shape)
+    count = shape.batch // (sheet[0] * sheet[1])
+    for i, size in enumerate((shape.height, shape.width)):
+        output, pad = shape.output[i], shape.pad[i]
+        apart = max(output, size + max(pad, output + shape.size[i] - 1 - size - pad))
+        count *= ceil((apart * (sheet[i] - 1) + output) / _side(shape))
+    return count
+
+
+@functools.cache
+def _sheet(shape: ConvShape) -> tuple[int, int]:
+    """How many images lie in a column and a row of a sheet: as many as take the fewest tiles."""
+    sides = range(1, SHEET + 1)
+    sheets = [(i, j) for i in sides for j in sides if shape.batch % (i * j) == 0]
+    return min(sheets, key=lambda sheet: (_tiles(shape, sheet), sheet))
 
 
 def _splits(parts: int, threads: int) -> int:

@@ -15,14 +15,10 @@ typedef struct {
     int64_t relu;
 } ending;
 
-/* Write the outputs of a tile, filters [k, k + count), from its 36 numbers at m. */
-INLINE void vector_of_output(const int taps, const shape *s, const ending *e, int64_t tile,
-                             int64_t k, int64_t count, const float *m, int64_t between)
+/* Write the outputs `at` of a tile, filters [k, k + count), from its 36 numbers at m. */
+INLINE void vector_of_output(const int side, const ending *e, const int64_t *at, int64_t k,
+                             int64_t count, const float *m, int64_t between)
 {
-    const int side = 7 - taps;
-    int64_t n = tile / (s->down * s->across), row = side * (tile / s->across % s->down);
-    int64_t column = side * (tile % s->across), rows = least(side, s->Y - row);
-    int64_t columns = s->X - column;
     vf sums[4][6], d[6], t[4], bias = e->b ? load_left(e->b + k, count) : (vf){};
 #pragma GCC unroll 6
     for (int j = 0; j < 6; j++) {
@@ -30,24 +26,38 @@ INLINE void vector_of_output(const int taps, const shape *s, const ending *e, in
         combine(side, d, OUTPUT, t);
         for (int i = 0; i < side; i++) sums[i][j] = t[i];
     }
-    for (int i = 0; i < rows; i++) {
-        int64_t at = ((n * s->Y + row + i) * s->X + column) * s->y_pixel + k;
+    for (int i = 0; i < side; i++, at += side) {
         combine(side, sums[i], OUTPUT, t);
-        for (int j = 0; j < side && j < columns; j++, at += s->y_pixel) {
+        for (int j = 0; j < side; j++) {
+            if (at[j] < 0) continue;
             vf y = t[j] + bias;
-            if (e->residual) y += load_left(e->residual + at, count);
-            if (e->mask) y = where(load_left(e->mask + at, count) > 0, y, (vf){});
+            if (e->residual) y += load_left(e->residual + at[j] + k, count);
+            if (e->mask) y = where(load_left(e->mask + at[j] + k, count) > 0, y, (vf){});
             if (e->relu) y = larger(y, (vf){});
-            store_left(e->y + at, y, count);
+            store_left(e->y + at[j] + k, y, count);
         }
     }
 }
 
-static void tile_of_output(const shape *s, const ending *e, int64_t tile, int64_t k, int64_t count,
-                           const float *m, int64_t between)
+/* The same for filters [first, last), panels of which are m_panel apart. */
+INLINE void tile_of_output(const int taps, const shape *s, const ending *e, int64_t tile,
+                           int64_t first, int64_t last, const float *m, int64_t m_panel,
+                           int64_t between)
 {
-    if (count >= LANES) BY_TAPS(s->taps, vector_of_output, s, e, tile, k, LANES, m, between);
-    else BY_TAPS(s->taps, vector_of_output, s, e, tile, k, count, m, between);
+    const int side = 7 - taps;
+    int64_t at[16];
+    find_pixels(side, s, tile, 0, 0, s->Y, s->X, s->y_pixel, at);
+    for (int64_t k = first; k < last; k += LANES) {
+        const float *from = m + (k - first) / WIDTH * m_panel + (k - first) % WIDTH;
+        if (k + LANES <= last) vector_of_output(side, e, at, k, LANES, from, between);
+        else vector_of_output(side, e, at, k, last - k, from, between);
+    }
+}
+
+static void write_tile(const shape *s, const ending *e, int64_t tile, int64_t first, int64_t last,
+                       const float *m, int64_t m_panel, int64_t between)
+{
+    BY_TAPS(s->taps, tile_of_output, s, e, tile, first, last, m, m_panel, between);
 }
 
 /* m = v . u for `rows` tiles and `wide` vectors of filters; v is in parts of LANES channels, in
@@ -66,7 +76,7 @@ INLINE void product(const int rows, const int wide, const float *v, const float 
 #pragma GCC unroll 14
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
-        for (int w = 0; w < wide; w++) store(m + (r * wide + w) * LANES, sums[r][w]);
+        for (int w = 0; w < wide; w++) store(m + r * WIDTH + w * LANES, sums[r][w]);
 }
 
 static void product_of(int64_t rows, int64_t wide, const float *v, const float *u, int64_t C,
@@ -207,13 +217,8 @@ static void multiply(const shape *s, const ending *e, int64_t band, int64_t band
         }
     for (int64_t b = 0; b < bands; b++)
         for (int64_t r = 0; r < ROWS && (band + b) * ROWS + r < s->tiles; r++)
-            for (int64_t k = first * WIDTH; k < least(s->K, last * WIDTH); k += LANES) {
-                int64_t panel = k / WIDTH, wide = least(2, vectors(s->K - panel * WIDTH));
-                const float *from = m + ((panel - first) * bands + b) * m_size + r * wide * LANES +
-                                    k % WIDTH;
-                tile_of_output(s, e, (band + b) * ROWS + r, k, least(LANES, s->K - k), from,
-                               m_step);
-            }
+            write_tile(s, e, (band + b) * ROWS + r, first * WIDTH, least(s->K, last * WIDTH),
+                       m + b * m_size + r * WIDTH, bands * m_size, m_step);
 }
 
 /* How a group's tiles and filters are taken in turn, and the memory for it: zeros (C), v (shared,
@@ -233,16 +238,19 @@ static void convolve(const shape *s, const plan *a, const num *x, const bank *f,
     int64_t m_size = POINTS * odd(a->panels * a->bands * ROWS * WIDTH);
     int64_t band_size = vectors(s->C) * ROWS * LANES;
     if (!a->shared) {
-#pragma omp parallel for schedule(static) num_threads(a->threads)
-        for (int64_t band = 0; band < all_bands; band += a->bands) {
-            int64_t bands = least(a->bands, all_bands - band);
-            float *v = a->v + omp_get_thread_num() * v_size;
-            float *m = a->m + omp_get_thread_num() * m_size;
-            for (int64_t b = 0; b < bands; b++)
-                band_of_input(s, x, band + b, a->zeros, v + b * band_size, input_step(s, bands));
-            for (int64_t panel = 0; panel < all_panels; panel += a->panels)
-                multiply(s, e, band, bands, v, u + panel * u_size, panel,
-                         least(all_panels, panel + a->panels), m);
+#pragma omp parallel num_threads(a->threads)
+        {
+            int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+            int64_t end = all_bands * (thread + 1) / threads;
+            float *v = a->v + thread * v_size, *m = a->m + thread * m_size;
+            for (int64_t band = all_bands * thread / threads; band < end; band += a->bands) {
+                int64_t bands = least(a->bands, end - band), step = input_step(s, bands);
+                for (int64_t b = 0; b < bands; b++)
+                    band_of_input(s, x, band + b, a->zeros, v + b * band_size, step);
+                for (int64_t panel = 0; panel < all_panels; panel += a->panels)
+                    multiply(s, e, band, bands, v, u + panel * u_size, panel,
+                             least(all_panels, panel + a->panels), m);
+            }
         }
         return;
     }
@@ -277,7 +285,7 @@ static const void *shift(const void *a, int64_t bytes)
 
    p: x, f, u (all; or of each thread, if f), b, residual, mask, y,
       zeros (C of a group, as in x), v (shared, or of each thread), m (of each thread)
-   n: batch, H, W, C and K (of a group), top, left, Y, X, taps, groups; flipped, relu, bands,
+   n: batch, H, W, C and K (of a group), top, left, Y, X, taps, groups, stacked, beside; flipped, relu, bands,
       panels, shared, threads */
 KERNEL(winograd)
 {

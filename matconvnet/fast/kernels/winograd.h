@@ -72,20 +72,28 @@ INLINE void combine(const int count, const vf t[6], float s, float S, vf *a)
 #define FILTER -2.f / 3, 1.f / 6 /* and of G */
 
 /* The sizes of a convolution with stride 1: x is H W C, y is Y X K, for `batch` images; C and K are
-   those of one of the `groups`. */
+   those of one of the `groups`.
+
+   Tiles at the edges of a small map reach beyond it: 13 x 13 outputs take 16 tiles of 4 x 4, of
+   which a third is for nothing. So images lie on sheets, `stacked` in a column and `beside` in a
+   row, each high x wide rows and columns from the next: as many as keep zeros between them where
+   their neighbours' outputs read. Four such images take 49 tiles. stacked * beside divides batch. */
 typedef struct {
-    int64_t batch, H, W, C, K, top, left, Y, X, taps, groups;
-    int64_t side, x_pixel, y_pixel, across, down, tiles; /* side: outputs of a tile, in a row */
+    int64_t batch, H, W, C, K, top, left, Y, X, taps, groups, stacked, beside;
+    int64_t side, x_pixel, y_pixel, high, wide, across, down, tiles; /* side: of a tile's outputs */
 } shape;
 
-#define SIZES 11 /* that are given in n */
+#define SIZES 13 /* that are given in n */
 
 static inline shape shape_of(const int64_t *n)
 {
-    shape s = {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], 7 - n[9]};
-    s.x_pixel = s.groups * s.C, s.y_pixel = s.groups * s.K;
-    s.down = (s.Y + s.side - 1) / s.side, s.across = (s.X + s.side - 1) / s.side;
-    s.tiles = s.batch * s.down * s.across;
+    shape s = {n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], n[11], n[12]};
+    s.side = 7 - s.taps, s.x_pixel = s.groups * s.C, s.y_pixel = s.groups * s.K;
+    int64_t bottom = s.Y + s.taps - 1 - s.H - s.top, right = s.X + s.taps - 1 - s.W - s.left;
+    s.high = most(s.Y, s.H + most(s.top, bottom)), s.wide = most(s.X, s.W + most(s.left, right));
+    s.down = (s.high * (s.stacked - 1) + s.Y + s.side - 1) / s.side;
+    s.across = (s.wide * (s.beside - 1) + s.X + s.side - 1) / s.side;
+    s.tiles = s.batch / (s.stacked * s.beside) * s.down * s.across;
     return s;
 }
 
@@ -99,23 +107,35 @@ static inline int64_t vectors(int64_t count) { return (count + LANES - 1) / LANE
    tile lie in 36 sets of the cache. */
 static inline int64_t odd(int64_t count) { return (vectors(count) | 1) * LANES; }
 
-/* Where the size x size pixels of a map (H W) from (row, column) are; `zeros` outside. pixel:
-   numbers from one to the next. */
-INLINE void find_pixels(const int size, const num *map, int64_t H, int64_t W, int64_t pixel,
-                        int64_t row, int64_t column, const num *zeros, const num **at)
+/* Where the size x size pixels of a tile are in maps H x W, from (row - up, column - left) of its
+   sheet on; -1 outside all images. pixel: numbers from one to the next. */
+INLINE void find_pixels(const int size, const shape *s, int64_t tile, int64_t up, int64_t left,
+                        int64_t H, int64_t W, int64_t pixel, int64_t *at)
 {
-    if (row >= 0 && column >= 0 && row + size <= H && column + size <= W) {
-        map += (row * W + column) * pixel;
-        for (int i = 0; i < size; i++, map += W * pixel)
-            for (int j = 0; j < size; j++) at[size * i + j] = map + j * pixel;
+    int64_t sheet = tile / (s->down * s->across), area = H * W;
+    int64_t row = s->side * (tile / s->across % s->down) - up;
+    int64_t column = s->side * (tile % s->across) - left;
+    int64_t y = row % s->high, x = column % s->wide;
+    int64_t image = (sheet * s->stacked + row / s->high) * s->beside + column / s->wide;
+    if (y >= 0 && x >= 0 && y + size <= H && x + size <= W) {
+        int64_t first = image * area + y * W + x;
+        for (int i = 0; i < size; i++)
+            for (int j = 0; j < size; j++) at[size * i + j] = (first + i * W + j) * pixel;
         return;
     }
-    for (int i = 0; i < size; i++)
-        for (int j = 0; j < size; j++) {
-            int64_t y = row + i, x = column + j;
-            int inside = y >= 0 && y < H && x >= 0 && x < W;
-            at[size * i + j] = inside ? map + (y * W + x) * pixel : zeros;
-        }
+    int64_t along[6]; /* from the first column of its images, or -1 */
+    for (int j = 0; j < size; j++, column++) {
+        int64_t beside = column / s->wide, x = column % s->wide;
+        int inside = column >= 0 && x < W && beside < s->beside;
+        along[j] = inside ? (beside * area + x) * pixel : -1;
+    }
+    for (int i = 0; i < size; i++, row++) {
+        int64_t stacked = row / s->high, y = row % s->high;
+        int inside = row >= 0 && y < H && stacked < s->stacked;
+        int64_t first = ((sheet * s->stacked + stacked) * s->beside * area + y * W) * pixel;
+        for (int j = 0; j < size; j++)
+            at[size * i + j] = inside && along[j] >= 0 ? first + along[j] : -1;
+    }
 }
 
 /* The 36 numbers of the 6 x 6 pixels `at`, for `count` channels from c on, are written to v,
@@ -137,16 +157,16 @@ INLINE void vector_of_input(const num *const *at, int64_t c, int64_t count, floa
     }
 }
 
-/* Write the 36 numbers of tile t of x, channels [first, last), `between` floats apart: a vector of
+/* Write the 36 numbers of a tile of x, channels [first, last), `between` floats apart: a vector of
    channels to v, the next to v + step, ... */
 static inline void tile_of_input(const shape *s, const num *x, int64_t tile, int64_t first,
                                  int64_t last, const num *zeros, float *v, int64_t step,
                                  int64_t between)
 {
+    int64_t places[36], c = first;
     const num *at[36];
-    int64_t n = tile / (s->down * s->across), row = tile / s->across % s->down, c = first;
-    find_pixels(6, x + n * s->H * s->W * s->x_pixel, s->H, s->W, s->x_pixel,
-                s->side * row - s->top, s->side * (tile % s->across) - s->left, zeros, at);
+    find_pixels(6, s, tile, s->top, s->left, s->H, s->W, s->x_pixel, places);
+    for (int i = 0; i < 36; i++) at[i] = places[i] < 0 ? zeros : x + places[i];
     for (; c + LANES <= last; c += LANES, v += step) vector_of_input(at, c, LANES, v, between);
     if (c < last) vector_of_input(at, c, last - c, v, between);
 }

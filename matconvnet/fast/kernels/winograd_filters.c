@@ -42,10 +42,10 @@ INLINE void transform_tile(const int taps, const shape *s, const num *dzdy, int6
                            int64_t between, float *sums)
 {
     const int side = 7 - taps;
+    int64_t places[16];
     const num *at[16];
-    int64_t n = tile / (s->down * s->across), row = tile / s->across % s->down;
-    find_pixels(side, dzdy + n * s->Y * s->X * s->y_pixel, s->Y, s->X, s->y_pixel, side * row,
-                side * (tile % s->across), zeros, at);
+    find_pixels(side, s, tile, 0, 0, s->Y, s->X, s->y_pixel, places);
+    for (int i = 0; i < side * side; i++) at[i] = places[i] < 0 ? zeros : dzdy + places[i];
     for (int64_t k = first; k < last; k += LANES, w += LANES) {
         vf columns[6][4], d[4], t[6], sum = {};
 #pragma GCC unroll 4
@@ -187,8 +187,8 @@ static void derive(const shape *s, const plan *a, const num *x, const num *dzdy,
    p: x, dzdy, df, db (or NULL), zeros (C or K of a group, as in x), work (of each thread),
       u (of each thread; of each part and split, if splits > 1), sums (splits x K of a group, in
       whole vectors)
-   n: batch, H, W, C and K (of a group), top, left, Y, X, taps, groups; block, k_block, c_block,
-      splits, threads */
+   n: batch, H, W, C and K (of a group), top, left, Y, X, taps, groups, stacked, beside; block,
+      k_block, c_block, splits, threads */
 KERNEL(winograd_filters_backward)
 {
     shape size = shape_of(n);

@@ -36,7 +36,7 @@ TOLERANCES = {
 
 NOISE = {("resnet-50", "bf16"): "derivative"}
 """Of a network and a precision, what is not compared. Fifty layers with batch normalisation and
-fresh weights amplify the roundings of bfloat16 until no two sides agree in any filter's derivative."""
+fresh weights amplify roundings of bfloat16 until no two sides agree in a filter's derivative."""
 
 BLOCK = 0.2  # seconds that a side runs without a pause, if a step is not longer
 MOST_STEPS = 50  # of a block

@@ -31,7 +31,7 @@ InputSize = Sequence[int] | Mapping[str, Sequence[int]] | None
 """(H, W, C) of the images, or sizes by variable; None: what the meta data tell."""
 
 
-class Evaluator(Protocol):
+class OutputEvaluator(Protocol):
     """What computes the outputs of a compiled network."""
 
     def eval(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -48,7 +48,7 @@ class TorchEvaluator:
     outputs: tuple[str, ...]
 
     def eval(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See `Evaluator`."""
+        """See `OutputEvaluator`."""
         record = executor.forward(
             self.graph, self.values, inputs, ctx=Context(training=False), conserve_memory=True,
             precious=self.outputs,
@@ -77,7 +77,7 @@ class ProgramEvaluator:
         self._last: tuple[object, Program] | None = None
 
     def eval(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See `Evaluator`."""
+        """See `OutputEvaluator`."""
         given, maps = inputs, self.programs.maps
         if maps != torch.float32:
             inputs = {v: x.to(maps) if x.is_floating_point() else x for v, x in inputs.items()}
@@ -99,10 +99,10 @@ class ProgramEvaluator:
 class Tf32Evaluator:
     """Evaluates with the tensor cores of a GPU."""
 
-    own: Evaluator
+    own: OutputEvaluator
 
     def eval(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """See `Evaluator`."""
+        """See `OutputEvaluator`."""
         with tf32():
             return self.own.eval(inputs)
 
@@ -121,7 +121,7 @@ class Compiled:
     outputs: tuple[str, ...]
     device: torch.device
     dtype: torch.dtype
-    evaluator: Evaluator
+    evaluator: OutputEvaluator
     report: tuple[Step, ...]
 
     def __str__(self) -> str:
@@ -217,7 +217,9 @@ def compile_for_inference(
     if in_kernels and not missing():
         values = {p: _moved(value, where) for p, value in values.items()}
         programs = Programs(graph, constant=True, maps=LOW.get(precision, torch.float32))
-        evaluator: Evaluator = ProgramEvaluator(programs, values, keep, lambda: by_torch(values)[0])
+        evaluator: OutputEvaluator = ProgramEvaluator(
+            programs, values, keep, lambda: by_torch(values)[0]
+        )
         report.append(Step("", "programs of kernels, which fuse layers and pack filters"))
     else:
         evaluator, done = by_torch(values)

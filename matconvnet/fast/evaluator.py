@@ -132,7 +132,8 @@ class Programs:
                 return f"the size of variable {v!r} is not known before"
             found[v] = tuple(int(n) for n in size)
         found.update((v, tuple(x.shape)) for v, x in maps.items())
-        found.update((v, ()) for n in graph.nodes if n.layer.is_loss for v in n.outputs)
+        losses = (v for n in graph.nodes if n.layer.is_loss for v in n.outputs)
+        found.update((v, ()) for v in losses if found[v] == (1, 1, 1, 1))
         types = {v: x.dtype for v, x in maps.items() if x.dtype != self.maps}
         keep = options.precious & set(graph.producer)
         return Task(
@@ -159,9 +160,9 @@ class FastEvaluator:
     conserve memory. Everything else is evaluated explicitly. Maps in a record lie in memory that
     the next evaluation uses again. Frozen parameters (train_method "none") get no derivative.
 
-    precision: "fp32", or "bf16": maps and their derivatives are bfloat16; sums and products of
-    parameters stay float32. stepping: updates parameters within the backward pass, where their
-    complete derivatives would be handed to `on_param`; those are not handed on then.
+    precision: "fp32", or "bf16": maps and their derivatives are bfloat16; sums,
+    parameters and their derivatives stay float32. stepping: updates parameters within the backward
+    pass, where their complete derivatives would be handed to `on_param`; those are not handed on.
 
     report: of the last evaluation, by layer what was done or why nothing was; or why there was no
     program, by "".

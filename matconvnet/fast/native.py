@@ -21,8 +21,8 @@ FOLDER = Path(__file__).parent / "kernels"
 LEVELS = {"AVX512": ("avx512", "avx2", "base"), "AVX2": ("avx2", "base")}
 """Libraries that a machine can run, the fastest first, by what torch finds of its instructions."""
 
-HAS_BF16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-"""The machine multiplies bfloat16 numbers: level "avx512_bf16" comes before the others."""
+HALF_LEVEL = "avx512_bf16"
+"""The one before them, for machines that multiply numbers of type bfloat16."""
 
 Address = Tensor | int | None
 
@@ -36,7 +36,8 @@ def kernels() -> ctypes.CDLL | None:
     """
     asked = os.environ.get("MATCONVNET_KERNELS", "")
     levels = LEVELS.get(torch.backends.cpu.get_cpu_capability(), ("base",))
-    for level in ("avx512_bf16", *levels) if HAS_BF16 else levels:
+    has_bf16 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    for level in (HALF_LEVEL, *levels) if has_bf16 else levels:
         if asked not in ("", level):
             continue
         path = FOLDER / f"kernels-{level}.so"
@@ -62,6 +63,13 @@ def missing() -> str:
 def _stamp() -> int:
     """A number that changes with the source of the kernels; see hatch_build.py."""
     return zlib.crc32(b"".join(p.read_bytes() for p in sorted(FOLDER.glob("*.[ch]"))))
+
+
+@functools.cache
+def multiplies_halves() -> bool:
+    """Whether the library that is loaded multiplies numbers of type bfloat16."""
+    library = kernels()
+    return library is not None and Path(library._name).stem.endswith(HALF_LEVEL)
 
 
 @functools.cache

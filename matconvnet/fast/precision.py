@@ -2,7 +2,7 @@
 
 The parameters that training updates keep their type, float32 as a rule. An evaluation reads copies
 of them in the type of the layers that use them (`casts`), made once after each update, and hands
-out their derivatives in the type of the masters.
+out their derivatives in the type of the masters. (Programs, in `evaluator`, read the masters.)
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -89,7 +89,8 @@ class Program:
         if not self.task.ders:
             return record
         for v, der in ders.items():
-            writer.given[v].copy_(der)
+            given = writer.given[v]
+            given.copy_(der.reshape(given.shape) if der.numel() == 1 == given.numel() else der)
         pending = Counter(self._users)
 
         def complete(run: Run, p: str) -> None:

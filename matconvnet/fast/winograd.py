@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from matconvnet.fast.conv import VECTOR, ConvShape, Scratch
-from matconvnet.fast.native import HAS_BF16, Call, kernels, lanes, of_maps
+from matconvnet.fast.native import Call, kernels, lanes, multiplies_halves, of_maps
 
 POINTS = 36
 """Numbers of a transformed tile, or filter."""
@@ -72,7 +72,7 @@ def faster(shape: ConvShape, direction: str) -> bool:
     (sums, made), tiles = _of_group(shape), _tiles(shape)
     vectors, whole = ceil(made / VECTOR) * VECTOR, ceil(sums / VECTOR) * VECTOR
     time = tiles * TRANSFORM_TILE * (whole + vectors) + TRANSFORM_FILTER * size * sums * vectors
-    is_half = shape.maps == torch.bfloat16 and HAS_BF16
+    is_half = shape.maps == torch.bfloat16 and multiplies_halves()
     ahead = MARGIN * (HALF_DIRECT[direction] if is_half else 1)
     if direction == "backward_filters":
         return ahead * (time + tiles * PRODUCT * whole * vectors) < direct * sums * made

@@ -299,6 +299,8 @@ class ProgramWriter:
             given = tuple(run.params[p] for p in node.params)
             outputs, run.saved[node.name] = node.layer.forward(inputs, given, run.ctx)
             for v, value in zip(node.outputs, outputs, strict=True):
+                if value.numel() == fixed[v].numel() == 1:
+                    value = value.reshape(fixed[v].shape)
                 if value.shape != fixed[v].shape:
                     raise ValueError(
                         f"layer {node.name!r} gave {tuple(value.shape)} for {v!r}; its "

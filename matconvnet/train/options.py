@@ -66,8 +66,8 @@ class TrainOptions:
         device: where to compute, such as "cpu", "cuda" or "cuda:1".
         precision: "fp32": in the type of the parameters; "bf16", "fp16" or "tf32": layers compute
             in that type, the parameters keep theirs, see `fast.precision`.
-        fast: on the CPU, in float32, run programs of kernels in place of layer after layer, see
-            `fast.evaluator`; the numbers differ by roundings.
+        fast: on the CPU, unless the precision is fp16, run programs of kernels in place of layer
+            after layer, see `fast.evaluator`; the numbers differ by roundings.
         cuda_graph: on a GPU, record an evaluation once and replay it, see `fast.cuda_graph`.
         sync: wait for the device after each layer, so that times mean something.
         random_seed: epoch e draws its orders and dropout masks from the seed e + random_seed.

@@ -10,6 +10,7 @@ from matconvnet.blocks.convt import ConvTranspose
 from matconvnet.blocks.dropout import Dropout
 from matconvnet.blocks.loss import Loss
 from matconvnet.blocks.lrn import LRN
+from matconvnet.blocks.pdist import PDist
 from matconvnet.blocks.pool import Pooling
 from matconvnet.blocks.relu import ReLU
 from matconvnet.blocks.sigmoid import Sigmoid
@@ -234,6 +235,22 @@ def test_softmaxloss_with_ignored_labels():
     net = chain(Conv(size=(11, 9, 5, 6)), SoftmaxLoss())
     inputs = {"x0": randn((11, 9, 5, 4), 1).float(), "label": torch.tensor([0, -1, 5, -1])}
     agree(*both(net, inputs, {net.output: 1}), net)
+
+
+@pytest.mark.parametrize("aggregate", [True, False])
+@pytest.mark.parametrize("size", [(11, 9), (1, 1)])
+def test_distances_one_or_a_map_of_them(size, aggregate):
+    net = DagNN()
+    net.add_layer("c", Conv(size=(3, 3, 5, 6), pad=1), "x", "y", ["f", "b"])
+    net.add_layer("dist", PDist(2, aggregate=aggregate), ["y", "target"], "z")
+    net.init_params(0)
+    x, target = (randn((*size, channels, 1), 1).float() for channels in (5, 6))
+    record = net.eval({"x": x, "target": target})
+    der = torch.ones_like(record.values["z"])
+    explicit, fast = both(net, {"x": x, "target": target}, {"z": der})
+    assert fast.values["z"].numel() == explicit.values["z"].numel()
+    explicit.values["z"] = explicit.values["z"].reshape(fast.values["z"].shape)
+    agree(explicit, fast, net)
 
 
 def test_a_label_per_pixel():

@@ -223,7 +223,7 @@ def test_more_is_asked_where_half_maps_are_multiplied(direction, monkeypatch):
     shape = ConvShape(16, 56, 56, 256, 256, (3, 3), 1, (1, 1), (1, 1), (1, 1), (56, 56))
     few = shape._replace(channels=16, filters=16)
     for has_bf16 in (False, True):
-        monkeypatch.setattr(winograd, "HAS_BF16", has_bf16)
+        monkeypatch.setattr(winograd, "multiplies_halves", lambda has=has_bf16: has)
         assert winograd.faster(shape._replace(maps=torch.bfloat16), direction)
         assert winograd.faster(few, direction)
         assert winograd.faster(few._replace(maps=torch.bfloat16), direction) is not has_bf16

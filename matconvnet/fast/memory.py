@@ -79,10 +79,13 @@ class Arena:
 
 
 def new_block(size: int) -> Tensor:
-    """Bytes in pages of 2 MB, where the system has them: they are mapped 500 times as fast."""
-    pages = mmap.mmap(-1, max(size, 1))
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)
+    """Bytes of this process alone, in pages of 2 MB where the system has them: three times as fast
+    when they are first written to.
+    """
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(size, dtype=torch.uint8)
+    pages = mmap.mmap(-1, max(size, 1), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(pages, dtype=torch.uint8)
 
 

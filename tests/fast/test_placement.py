@@ -1,10 +1,13 @@
 """Placement of what a program needs: alive at the same time means apart in memory."""
 
+import os
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matconvnet.fast.memory import ALIGNMENT, Arena, Life, Planner, place
+from matconvnet.fast.memory import ALIGNMENT, Arena, Life, Planner, new_block, place
 
 lives = st.lists(
     st.tuples(st.integers(0, 300), st.integers(0, 9), st.integers(0, 9)), max_size=12
@@ -87,3 +90,15 @@ def test_an_arena_uses_a_block_that_is_large_enough():
     assert Arena(planner, large).block is large
     small = torch.zeros(10, dtype=torch.uint8)
     assert Arena(planner, small).block is not small
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_a_fork_of_the_process_does_not_write_to_the_same_block():
+    block = new_block(1 << 16).numpy()
+    block[0] = 1
+    child = os.fork()
+    if not child:
+        block[0] = 2
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert block[0] == 1

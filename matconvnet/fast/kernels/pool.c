@@ -149,6 +149,8 @@ KERNEL(pool_forward)
     }
 }
 
+#define AHEAD 512 /* numbers of a map that are fetched before they are written */
+
 /* Write `count` derivatives, the first `done` of which stand there already. */
 INLINE void put_der(num *dzdx, vf der, const num *mask, int add, int done, int count)
 {
@@ -197,6 +199,7 @@ INLINE void gather(maps m, int64_t at, range i, range j, int64_t v, int64_t u, i
     EACH(k, vectors)
     {
         int64_t c = to + k * LANES;
+        __builtin_prefetch(m.dzdx + c + AHEAD, 1); /* stores alone wait for every line */
         put_der(m.dzdx + c, sum[k], m.mask ? m.mask + c : NULL, n[13], done, count);
     }
 }
